@@ -1,0 +1,188 @@
+"""Words -> classes: what a label means in terms of the classes that the image tower knows.
+
+A label is looked up in a dictionary of 60,000 visible nouns, each a mixture over the classes.
+What the dictionary lacks is compared with the classes' descriptions by a static embedding of its
+word pieces. ``tools/build_lexicon.py`` makes the file that holds both; ``docs/lite.md`` explains it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from imrseg.errors import InputError, WeightsError
+
+# Classes that ImageNet lacks, with their WordNet synsets. Their class vectors are learned from
+# image-level labels (imrseg/coarse/everyday.py) and follow ImageNet's thousand in this order.
+EVERYDAY = {
+    "person": "00007846",
+    "face": "05600637",
+    "flower": "11669921",
+    "grass": "12102133",
+    "tree": "13104059",
+    "sky": "09436708",
+    "water": "09225146",
+    "road": "04096066",
+    "building": "02913152",
+}
+
+PREPOSITIONS = {"in", "on", "with", "of", "at", "near", "by", "from", "under", "over", "behind", "wearing", "and"}
+ARTICLES = {"a", "an", "the", "my", "your", "his", "her", "our", "their", "some", "this", "that", "these", "those"}
+SUFFIXES = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("es", ""), ("s", ""))
+NEAREST = 16
+SHARPNESS = 12.0  # of the softmax over cosines of static embeddings
+FAMILIAR = 0.35  # cosine with the nearest class under which a word counts as unknown
+
+
+def pack_lines(lines: list[str]) -> Tensor:
+    """Strings as one uint8 tensor, the only kind of text that safetensors holds."""
+    return torch.from_numpy(np.frombuffer("\n".join(lines).encode(), np.uint8).copy())
+
+
+def unpack_lines(packed: np.ndarray) -> list[str]:
+    return packed.tobytes().decode().split("\n")
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a label was taken to mean.
+
+    Attributes:
+        mixture: weight of each class, float32 (classes,), sums to 1.
+        read_as: the dictionary word that was used, or None where the meaning was guessed.
+        warnings: one sentence for each thing the user should know.
+    """
+
+    mixture: Tensor
+    read_as: str | None
+    warnings: tuple[str, ...] = ()
+
+
+class Lexicon:
+    """The dictionary and the token table, read from ``lite-text.safetensors``.
+
+    Raises:
+        WeightsError: the file is missing, cut short or not a lexicon.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing. It ships with imrseg: reinstall, or fetch it from the repository.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                self._tensors = {name: file.get_tensor(name) for name in file.keys()}
+                self.classes = int((file.metadata() or {})["classes"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise WeightsError(f"{path} is not a lexicon that imrseg can read ({error}).") from error
+        self._row = {lemma: i for i, lemma in enumerate(unpack_lines(self._tensors["lemmas"]))}
+        pairs = (line.split("\t") for line in unpack_lines(self._tensors["irregular"]))
+        self._irregular = {plural: singular for plural, singular in pairs}
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._row
+
+    def meaning(self, label: str) -> Meaning:
+        """What ``label`` means, over the image tower's classes.
+
+        Raises:
+            InputError: the label has no word in it.
+        """
+        words = re.findall(r"[^\W_]+(?:['’.\-][^\W_]+)*", label.lower().replace("_", " "))
+        if not words:
+            raise InputError("The label is empty. Type what to look for, for example: cat")
+        shown = " ".join(words)
+        word = self._find(words)
+        if word is not None:
+            plain = [w for w in words if w not in ARTICLES]
+            same = word in (" ".join(plain), self._singular(" ".join(plain)))
+            note = () if same else (f"“{shown}” was read as “{word}”.",)
+            return Meaning(self._mixture(word), word, note)
+        mixture, familiarity = self._guess(words)
+        if familiarity < FAMILIAR:
+            note = f"“{shown}” is not a word this preset knows; the result is a guess. Try a simpler name."
+        else:
+            note = f"“{shown}” is not in the dictionary; its meaning was guessed from its parts."
+        return Meaning(mixture, None, (note,))
+
+    def _singular(self, word: str) -> str | None:
+        """The dictionary's form of ``word``: itself, or its singular, or None."""
+        if word in self._row and not (word.endswith("s") and word[:-1] in self._row):
+            return word
+        if word in self._irregular and self._irregular[word] in self._row:
+            return self._irregular[word]
+        for plural, singular in SUFFIXES:
+            if word.endswith(plural) and word[: -len(plural)] + singular in self._row:
+                return word[: -len(plural)] + singular
+        return word if word in self._row else None
+
+    def _find(self, words: list[str]) -> str | None:
+        """The longest dictionary word in a phrase that can be its head.
+
+        English puts the head last ("red car"), but before a preposition ("woman in a hat"). A
+        phrase that begins the label may hold prepositions of its own ("bird of prey").
+        """
+        head_end = next((i for i, w in enumerate(words) if w in PREPOSITIONS and i > 0), len(words))
+        spans = [(0, end) for end in range(len(words), head_end, -1)]
+        spans += [(start, head_end) for start in range(head_end)]
+        for start, end in spans:
+            for glue in (" ", "-", ""):
+                found = self._singular(glue.join(words[start:end]))
+                if found and found not in ARTICLES:
+                    return found
+        return None
+
+    def _mixture(self, word: str) -> Tensor:
+        t, row = self._tensors, self._row[word]
+        mixture = np.zeros(self.classes, np.float32)
+        for entry in range(t["lemma_start"][row], t["lemma_start"][row + 1]):
+            sense = t["sense"][entry]
+            part = slice(t["sense_start"][sense], t["sense_start"][sense + 1])
+            weights = t["class_weight"][part].astype(np.float32)
+            mixture[t["class"][part]] += t["sense_uses"][entry] * weights / weights.sum()
+        return torch.from_numpy(mixture / mixture.sum())
+
+    # ---- words that the dictionary lacks
+
+    @cached_property
+    def _token(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(unpack_lines(self._tensors["vocabulary"]))}
+
+    @cached_property
+    def _class_embeddings(self) -> np.ndarray:
+        texts = unpack_lines(self._tensors["class_text"])
+        return np.stack([self._embed(re.findall(r"\w+", text.lower())) for text in texts])
+
+    def _pieces(self, word: str) -> list[int]:
+        """WordPiece: the longest known piece first."""
+        pieces, start = [], 0
+        while start < len(word):
+            for end in range(len(word), start, -1):
+                piece = ("##" if start else "") + word[start:end]
+                if piece in self._token:
+                    pieces.append(self._token[piece])
+                    break
+            else:
+                end = start + 1
+            start = end
+        return pieces
+
+    def _embed(self, words: list[str]) -> np.ndarray:
+        pieces = [piece for word in words for piece in self._pieces(word)]
+        total = self._tensors["tokens"][pieces].astype(np.float32).sum(0)
+        return total / (np.linalg.norm(total) + 1e-6)
+
+    def _guess(self, words: list[str]) -> tuple[Tensor, float]:
+        cosine = self._class_embeddings @ self._embed(words)
+        nearest = np.argsort(-cosine, kind="stable")[:NEAREST]
+        weights = np.exp(SHARPNESS * (cosine[nearest] - cosine[nearest[0]]))
+        mixture = np.zeros(self.classes, np.float32)
+        mixture[nearest] = weights / weights.sum()
+        return torch.from_numpy(mixture), float(cosine[nearest[0]])

@@ -1,0 +1,64 @@
+"""Stage 1 of ``lite``: label text -> coarse mask, by closed-form Grad-CAM (paper section 4.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+DISTRACTION = 0.5  # share of what the picture shows anyway that is taken off
+
+
+class LiteCam(nn.Module):
+    """Grad-CAM of a label's log-probability at the last layer of a global-average-pooled net.
+
+    A label is a mixture ``a`` over classes (``Lexicon.meaning``). With logits ``z`` of the pooled
+    features, the target is
+
+        log sum_k a_k exp(z_k)  -  d logsumexp(z)  -  (1 - d) mean(z),       d = DISTRACTION
+
+    that is: the label's classes against everything the picture shows. Its gradient with respect to
+    the features needs no backward pass: it is ``(r - d p - (1 - d) / K) W``, the same at every
+    position, where ``p`` is the softmax of ``z`` and ``r`` that of ``log a + z``: the picture itself
+    chooses among the classes a word may mean (which breed of dog, which kind of mouse).
+
+    Args:
+        weight: class vectors (K, C). bias: (K,).
+        imagenet: how many of the K classes, from the first, count in the mean.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, imagenet: int = 1000) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("mean", weight[:imagenet].mean(0))
+        self.imagenet = imagenet
+
+    def target(self, features: Tensor, mixture: Tensor) -> Tensor:
+        """The scalar that is explained, (B,), from features (B, C, h, w) and mixtures (B, K)."""
+        z = features.mean((2, 3)) @ self.weight.T + self.bias
+        label = torch.logsumexp(mixture.log() + z, 1)
+        mean = z[:, : self.imagenet].mean(1)
+        return label - DISTRACTION * torch.logsumexp(z, 1) - (1 - DISTRACTION) * mean
+
+    def forward(self, features: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """Coarse masks and evidence.
+
+        Args:
+            features: last feature map (B, C, h, w) before pooling.
+            mixture: (B, K), rows sum to 1.
+
+        Returns:
+            Soft masks (B, 1, h, w) in [0, 1], each with its maximum at 1 (all zero where no
+            position speaks for the label), and the label's log-probability (B,), <= 0.
+        """
+        z = features.mean((2, 3)) @ self.weight.T + self.bias
+        joint = mixture.log() + z
+        gradient = joint.softmax(1) @ self.weight - DISTRACTION * (z.softmax(1) @ self.weight)
+        gradient = gradient - (1 - DISTRACTION) * self.mean
+        cam = torch.einsum("bc,bchw->bhw", gradient, features).relu().unsqueeze(1)
+        cam = cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-6)
+        return cam, torch.logsumexp(joint, 1) - torch.logsumexp(z, 1)

@@ -1,0 +1,91 @@
+"""``python -m imrseg evaluate``: seeded episodes, pooled IoU per class and step."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from pathlib import Path
+
+from tqdm import tqdm
+
+from imrseg import weights
+from imrseg.data import entries as data_sets
+from imrseg.data.entries import Entry
+from imrseg.errors import InputError
+from imrseg.images import Picture, open_picture
+from imrseg.metrics import Scores
+from imrseg.segmenter import Segmenter
+
+BENCHMARKS = ("pascal", "folder")
+
+
+def held_out(benchmark: str, data: Path, splits: Path | None, fold: int | None) -> list[Entry]:
+    """The entries that are scored: ``val/foldK``, all folds for None; of a folder, everything.
+
+    Raises:
+        InputError: unknown benchmark or fold, missing files.
+    """
+    if benchmark == "folder":
+        return data_sets.folder(data)
+    if benchmark != "pascal":
+        raise InputError(f"There is no benchmark “{benchmark}”. Accepted: {', '.join(BENCHMARKS)}.")
+    if splits is None:
+        raise InputError("pascal needs --splits, the folder that holds val/fold0.txt to val/fold3.txt.")
+    if fold is not None and not 0 <= fold < data_sets.PASCAL_FOLDS:
+        raise InputError(f"There is no fold {fold}. Accepted: 0 to {data_sets.PASCAL_FOLDS - 1}.")
+    return data_sets.pascal(data, splits, "val", range(data_sets.PASCAL_FOLDS) if fold is None else [fold])
+
+
+def evaluate(
+    segmenter: Segmenter,
+    entries: list[Entry],
+    *,
+    shots: int = 1,
+    episodes: int = 1000,
+    steps: int | None = None,
+    seed: int = 0,
+    zero_shot: bool = False,
+    aggregate: str | None = None,
+) -> dict:
+    """Score a segmenter on episodes drawn from ``entries``.
+
+    Masks are cut at 0.5, step 0 at the checkpoint's coarse threshold, and scored at the query's
+    original size without its ignore pixels.
+
+    Returns:
+        ``{"miou": [step 0, step 1, ...], "fb_iou": [...], "per_class": {name: [...]}, "skipped":
+        [...], "episodes": n, "seconds": s, ...}``, all IoU in 0..1.
+
+    Raises:
+        InputError: no class has enough pictures.
+    """
+    count = segmenter.check_steps(steps)
+    drawn, skipped = data_sets.episodes(entries, shots, episodes, seed)
+    scores, began = Scores(count), time.perf_counter()
+
+    @lru_cache(maxsize=512)
+    def picture(path: Path) -> Picture:
+        return open_picture(path)
+
+    segmenter.remember = min(512, len({entry.image for entry in entries}))
+    for query, supports in tqdm(drawn, desc="evaluate", unit="episode", mininterval=1.0):
+        entry = entries[query]
+        pictures = [] if zero_shot else [picture(entries[i].image) for i in supports]
+        target = entry.target()
+        run = segmenter.start(picture(entry.image), pictures, entry.label, aggregate)
+        for step in [run.coarse, *(run.advance() for _ in range(count))]:
+            scores.add(entry.name, step.index, step.query_at(target.shape) >= step.cut(), target)
+    return {
+        "miou": scores.miou(),
+        "fb_iou": scores.fb_iou(),
+        "per_class": scores.per_class(),
+        "skipped": skipped,
+        "episodes": len(drawn),
+        "shots": 0 if zero_shot else shots,
+        "steps": count,
+        "seed": seed,
+        "preset": segmenter.preset.name,
+        "checkpoint": segmenter.checkpoint.name,
+        "sha256": weights.sha256(segmenter.checkpoint),
+        "seconds": time.perf_counter() - began,
+    }

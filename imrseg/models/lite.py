@@ -1,0 +1,148 @@
+"""The ``lite`` network: masks carried along feature correlations.
+
+HSNet learns from all correlations by 4D convolutions. Here each position's correlations with the
+object and the background of the other image, and of its own, are summed up by three statistics: the
+attention-weighted mask (DCAMA, Shi et al., ECCV 2022), the mean and the maximum. The correlations
+do not depend on the masks: they are made once per pair, and a refinement step costs a few small
+products and 2D convolutions. What the network sees is mostly how alike things are, and hardly what
+they are, which is what carries over to classes it has never met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imrseg.models.backbones import EFFICIENTNET_LITE0
+from imrseg.models.imr import IMRCell
+from imrseg.models.layers import conv_block, resize
+from imrseg.models.refiner import Features, Refiner
+
+COARSE = ("s32a", "s32b", "s32c")
+MIDDLE = ("s16a", "s16b", "s16c", "s16d")
+MAPS = 10  # per correlated layer: five statistics across the images, five within
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How the positions of a pair of images relate in one layer; both directions stacked.
+
+    Attributes:
+        cosine: (2B, 2, N, N): [:, 0] of each position with the other image's, [:, 1] with its own's.
+        attention: softmax of the scaled cosines over the last dimension.
+        size: (height, width) with N = height * width.
+    """
+
+    cosine: Tensor
+    attention: Tensor
+    size: tuple[int, int]
+
+    def describe(self, own: Tensor, other: Tensor) -> Tensor:
+        """What each position has to do with the object, given soft masks (2B, 1, h, w): (2B, 10, H, W)."""
+        masks = torch.stack([resize(other, self.size), resize(own, self.size)], 1).flatten(2).unsqueeze(2)
+        object_, background = masks, 1 - masks  # (2B, 2, 1, N)
+        regions = torch.cat([object_, background], 2).transpose(2, 3)  # (2B, 2, N, 2)
+        carried = self.attention @ object_.transpose(2, 3)
+        mean = self.cosine @ (regions / (regions.sum(2, keepdim=True) + 1e-3))
+        positive = self.cosine.relu()
+        peak = torch.stack([(positive * object_).amax(-1), (positive * background).amax(-1)], -1)
+        maps = torch.cat([carried, mean, peak], -1)
+        return maps.transpose(2, 3).reshape(len(maps), MAPS, *self.size)
+
+
+@dataclass(frozen=True)
+class LitePair:
+    """What the neck prepares once per pair (see ``refiner.Pair``); ``detail``: stride-4 features."""
+
+    correlations: dict[str, Correlation]
+    guide: Tensor
+    detail: Tensor
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        return (self.detail.shape[-2], self.detail.shape[-1])
+
+
+class LiteNeck(nn.Module):
+    """Features of a pair of images -> ``C`` (2B, channels, H/8, W/8)."""
+
+    def __init__(self, channels: int, guide: int) -> None:
+        super().__init__()
+        # Cosines of centred, evened-out features tell classes apart better. The statistics are
+        # measured once (``measure``) and then stay.
+        self.norms = nn.ModuleDict(
+            {k: nn.BatchNorm2d(EFFICIENTNET_LITE0[k], affine=False) for k in (*COARSE, *MIDDLE, "s8")}
+        )
+        self.sharpness = nn.ParameterDict({k: nn.Parameter(torch.full((2, 1, 1), 3.0)) for k in COARSE + MIDDLE})
+        self.guide = nn.Conv2d(EFFICIENTNET_LITE0["s8"], guide, 1)
+        self.squeeze32 = nn.Sequential(conv_block(MAPS * len(COARSE), channels), conv_block(channels, channels))
+        self.squeeze16 = nn.Sequential(
+            conv_block(MAPS * len(MIDDLE) + channels, channels), conv_block(channels, channels)
+        )
+        self.squeeze8 = conv_block(channels, channels)
+
+    def measure(self, batches: Iterable[Features]) -> None:
+        """Take the features' mean and variance per channel from ``batches``."""
+        for norm in self.norms.values():
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+        with torch.no_grad():
+            for features in batches:
+                for name, norm in self.norms.items():
+                    norm(features[name])
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> LiteNeck:
+        super().train(mode)
+        self.norms.eval()
+        return self
+
+    def prepare(self, query: Features, support: Features) -> LitePair:
+        both = {k: torch.cat([query[k], support[k]]) for k in (*COARSE, *MIDDLE, "s8", "s4")}
+        correlations = {k: self._correlate(k, both[k]) for k in COARSE + MIDDLE}
+        return LitePair(correlations, self.guide(self.norms["s8"](both["s8"])), both["s4"])
+
+    def _correlate(self, layer: str, features: Tensor) -> Correlation:
+        f = F.normalize(self.norms[layer](features.float()), dim=1)
+        size = (f.shape[-2], f.shape[-1])
+        f = f.flatten(2)
+        query, support = f.chunk(2)
+        across = query.transpose(1, 2) @ support  # one product serves both directions
+        across = torch.cat([across, across.transpose(1, 2)])
+        cosine = torch.stack([across, f.transpose(1, 2) @ f], 1)
+        attention = (self.sharpness[layer].exp() * cosine).softmax(-1)
+        return Correlation(cosine, attention, size)
+
+    def forward(self, pair: LitePair, own: Tensor, other: Tensor) -> Tensor:
+        maps = {k: c.describe(own, other) for k, c in pair.correlations.items()}
+        x = self.squeeze32(torch.cat([maps[k] for k in COARSE], 1))
+        x = resize(x, pair.correlations["s16a"].size)
+        x = self.squeeze16(torch.cat([x, *(maps[k] for k in MIDDLE)], 1))
+        return self.squeeze8(resize(x, (pair.guide.shape[-2], pair.guide.shape[-1])))
+
+
+class LiteHead(nn.Module):
+    """Equations 5 and 6: ``Head_0`` at stride 4, then the mix with the mask of the step before."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.decode8 = conv_block(channels, 32)
+        self.detail = nn.Sequential(nn.Conv2d(EFFICIENTNET_LITE0["s4"], 16, 1), nn.ReLU())
+        self.decode4 = nn.Sequential(conv_block(32 + 16, 24), nn.Conv2d(24, 2, 1))
+        self.mix = nn.Sequential(nn.Conv2d(3, 10, 1), nn.GELU(), nn.Conv2d(10, 2, 1))
+
+    def forward(self, x: Tensor, pair: LitePair, own: Tensor) -> Tensor:
+        x = resize(self.decode8(x), pair.mask_size)
+        x = self.decode4(torch.cat([x, self.detail(pair.detail)], 1))
+        return self.mix(torch.cat([x, own], 1))
+
+
+def lite_refiner(channels: int = 48, guide: int = 32) -> Refiner:
+    """The ``lite`` network, untrained: takes ``EfficientNetLite`` features at 320 x 320."""
+    cell = IMRCell(inputs=1 + channels + guide, hidden=channels, squeeze=64)
+    return Refiner(LiteNeck(channels, guide), cell, LiteHead(channels))
