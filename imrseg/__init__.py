@@ -3,9 +3,22 @@
 Method: Wang et al., "Iterative Few-shot Semantic Segmentation from Image Label Text", IJCAI 2022.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from imrseg.errors import InputError, WeightsError
 from imrseg.presets import list_presets
-from imrseg.segmenter import Result, Segmenter, Step
+
+if TYPE_CHECKING:
+    from imrseg.segmenter import Result, Segmenter, Step
 
 __all__ = ["InputError", "Result", "Segmenter", "Step", "WeightsError", "list_presets"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import; it comes with the first use, so that `--help` need not wait.
+    if name in __all__:
+        from imrseg import segmenter
+
+        return getattr(segmenter, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

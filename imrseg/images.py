@@ -20,7 +20,7 @@ from torch import Tensor
 
 from imrseg.errors import InputError
 
-ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray"
+ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray | Picture"
 
 MAX_PIXELS = 100_000_000  # of the file, checked before decoding
 WORKING_SIDE = 1280  # longer side of the pixels that are kept: enough for networks and the screen
@@ -57,26 +57,26 @@ def open_picture(source: ImageSource) -> Picture:
         return source
     if isinstance(source, np.ndarray):
         return _finish(_from_array(source), "picture")
-    if isinstance(source, Image.Image):
-        return _finish(source, Path(getattr(source, "filename", "") or "picture").name)
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, Path, Image.Image)):
         raise InputError(f"A picture must be a path, a PIL image or a NumPy array, not {type(source).__name__}.")
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"There is no picture file at “{path}”.")
+    name = Path(source if isinstance(source, (str, Path)) else getattr(source, "filename", "")).name or "picture"
     try:
+        if isinstance(source, Image.Image):
+            return _finish(source, name)
+        if not Path(source).is_file():
+            raise InputError(f"There is no picture file at “{source}”.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(path.read_bytes())) as image:
-                return _finish(image, path.name)
+            with Image.open(io.BytesIO(Path(source).read_bytes())) as image:
+                return _finish(image, name, draft=True)
     except UnidentifiedImageError:
-        raise InputError(f"“{path.name}” is not a picture that can be read. Accepted: {ACCEPTED}.") from None
+        raise InputError(f"“{name}” is not a picture that can be read. Accepted: {ACCEPTED}.") from None
     except Image.DecompressionBombError:
-        raise InputError(f"“{path.name}” is too large. Accepted: up to {MAX_PIXELS // 10**6} megapixels.") from None
+        raise InputError(f"“{name}” is too large. Accepted: up to {MAX_PIXELS // 10**6} megapixels.") from None
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"“{path.name}” is broken and cannot be read ({error}).") from None
+        raise InputError(f"“{name}” is broken and cannot be read ({error}).") from None
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -88,17 +88,18 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array.squeeze(-1) if array.ndim == 3 and channels == 1 else array))
 
 
-def _finish(image: Image.Image, name: str) -> Picture:
+def _finish(image: Image.Image, name: str, draft: bool = False) -> Picture:
     notes: list[str] = []
     width, height = image.size
+    if width * height == 0:
+        raise InputError(f"“{name}” has no pixels.")
     if width * height > MAX_PIXELS:
-        raise InputError(
-            f"“{name}” has {width * height / 1e6:.0f} megapixels. Accepted: up to {MAX_PIXELS // 10**6}."
-        )
-    if getattr(image, "n_frames", 1) > 1:
+        raise InputError(f"“{name}” has {width * height / 1e6:.0f} megapixels. Accepted: up to {MAX_PIXELS // 10**6}.")
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a phone's JPEG with a preview inside
         notes.append(f"“{name}” is animated; its first frame was used.")
     orientation = image.getexif().get(0x0112, 1)
-    image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # JPEG decodes straight to a smaller size
+    if draft:  # JPEG decodes straight to a smaller size; it would shrink a caller's image for good
+        image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))
     image.load()
     if max(image.size) > WORKING_SIDE:
         scale = WORKING_SIDE / max(image.size)
@@ -131,7 +132,7 @@ def _to_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
         image = Image.fromarray(((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        if layer.getextrema()[3][0] < 255:
+        if layer.getchannel("A").getextrema() != (255, 255):
             notes.append(f"“{name}” is transparent in parts; they were laid on white.")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert("RGB")

@@ -37,7 +37,7 @@ class Scores:
 
     def fb_iou(self) -> list[float]:
         """Foreground-background IoU per step, 0..1."""
-        total = sum(self._areas.values())
+        total = np.sum(list(self._areas.values()), 0)
         return np.mean([_ratio(total[:, row]) for row in (0, 1)], 0).tolist()
 
 

@@ -16,9 +16,9 @@ def aggregate(masks: list[np.ndarray], how: str) -> np.ndarray:
     if len(masks) == 1:
         return masks[0]
     if how == "vote":
-        votes = np.sum([mask >= 0.5 for mask in masks], 0, dtype=np.float32)
+        votes = (np.stack(masks) >= 0.5).sum(0, dtype=np.float32)
         return votes / max(1.0, float(votes.max()))
-    return np.mean(masks, 0, dtype=np.float32)
+    return np.stack(masks).mean(0, dtype=np.float32)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

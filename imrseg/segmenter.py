@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from imrseg import weights
 from imrseg.coarse.lexicon import Lexicon
 from imrseg.coarse.lite import LiteCam
-from imrseg.errors import InputError
+from imrseg.errors import InputError, WeightsError
 from imrseg.images import ImageSource, Picture, open_picture, to_size, to_square
 from imrseg.models.backbones import EfficientNetLite
 from imrseg.models.lite import lite_refiner
@@ -121,6 +122,8 @@ class Run:
         self, segmenter: Segmenter, query: ImageSource, supports: Sequence[ImageSource], label: str, how: str | None
     ) -> None:
         self.label = check_label(label)
+        if not isinstance(supports, (list, tuple)):
+            raise InputError(f"The supports must be a list of pictures, not {type(supports).__name__}.")
         if len(supports) > MAX_SUPPORTS:
             raise InputError(f"{len(supports)} support pictures were given. Accepted: up to {MAX_SUPPORTS}.")
         how = how or segmenter.preset.aggregate
@@ -144,7 +147,7 @@ class Run:
             # Zero shots (paper section 5.4): the query is its own support.
             pairs = max(1, len(supports))
             query_features, support_features = features[:1] * pairs, features[1:] or features[:1]
-            self._state = segmenter.refiner.start(
+            self._state: RefinerState = segmenter.refiner.start(
                 _stack(query_features), _stack(support_features), cams[:1].expand(pairs, -1, -1, -1),
                 cams[1:] if len(supports) else cams[:1],
             )  # fmt: skip
@@ -166,7 +169,7 @@ class Run:
         """One more refinement step from the carried state."""
         clock = Clock()
         with torch.inference_mode():
-            self._state: RefinerState = self._segmenter.refiner.step(self._state)
+            self._state = self._segmenter.refiner.step(self._state)
             masks = self._state.masks[:, 0].float().cpu().numpy()
         query, support = np.split(masks, 2)
         index = self._last.index + 1
@@ -200,14 +203,21 @@ class Segmenter:
         self.checkpoint = checkpoint
         self.device = device
         tensors, metadata = weights.load(checkpoint)
-        self.coarse_threshold = float(metadata["coarse_threshold"])
-        self._calibration = metadata["confidence"]
         self.lexicon = Lexicon(weights.find(preset.text))
         backbone = EfficientNetLite()
-        classes = torch.cat([backbone.classifier.weight, tensors.pop("everyday.weight").float()])
-        biases = torch.cat([backbone.classifier.bias, tensors.pop("everyday.bias").float()])
+        try:
+            self.coarse_threshold = float(metadata["coarse_threshold"])
+            self._calibration = {name: float(metadata["confidence"][name]) for name in ("slope", "offset")}
+            classes = torch.cat([backbone.classifier.weight, tensors.pop("everyday.weight").float()])
+            biases = torch.cat([backbone.classifier.bias, tensors.pop("everyday.bias").float()])
+            self.refiner = lite_refiner(**metadata["network"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{checkpoint} does not hold the {preset.name} network ({error!r}).") from error
+        if not len(classes) == len(biases) == self.lexicon.classes:
+            raise WeightsError(
+                f"{checkpoint} knows {len(classes)} classes; {preset.text} needs {self.lexicon.classes}."
+            )
         self.cam = LiteCam(classes, biases).to(device)
-        self.refiner = lite_refiner(**metadata["network"])
         weights.fill(self.refiner, {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, checkpoint)  # fmt: skip
         self.refiner.to(device).requires_grad_(False).eval()
         self.backbone = backbone.to(device)
@@ -285,6 +295,11 @@ class Segmenter:
     ) -> Run:
         """Begin a run whose steps are asked for one by one (``Run.advance``)."""
         return Run(self, query, supports, label, aggregate)
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the checkpoint and the lexicon, by file name."""
+        return {path.name: weights.sha256(path) for path in (self.checkpoint, weights.find(self.preset.text))}
 
     def check_steps(self, steps: int | None) -> int:
         """``steps``, or the preset's own number for None.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -237,7 +238,7 @@ def fit(refiner: Refiner, training: TrainingSet, coarse: CoarseMasks, config: Co
         for i in (bar := tqdm(range(first, config.iterations), initial=first, total=config.iterations, mininterval=2)):
             query, support, query_mask, support_mask, target = upcoming.result()
             upcoming = pool.submit(make_batch, training, coarse, config, i + 1)
-            decay = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * i / config.iterations))
+            decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * i / config.iterations))
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * min(1.0, (i + 1) / config.warmup) * decay
             with torch.autocast("cpu", torch.bfloat16):
@@ -348,7 +349,12 @@ def gather(
 
 
 def train(
-    sources: Sequence[list[Entry]], pictures: Iterable[Path], config: Config, out: Path, cache: Path, resume: bool = False
+    sources: Sequence[list[Entry]],
+    pictures: Iterable[Path],
+    config: Config,
+    out: Path,
+    cache: Path,
+    resume: bool = False,
 ) -> Path:
     """Train ``lite`` and write ``out/lite.safetensors``, ready for ``--checkpoint``; returns its path."""
     out.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,8 @@ from imrseg.segmenter import Step
 
 ACCENT = (41, 121, 255)  # the object, in every view: a blue that photographs seldom hold
 EDGE = (255, 255, 255)
-TINT = 0.42  # share of the accent inside the object
-DIM = 0.45  # brightness outside it
+TINT = 0.36  # share of the accent inside the object
+DIM = 0.5  # brightness outside it
 CHECKER = ((255, 255, 255), (226, 229, 234))
 
 
@@ -40,7 +40,7 @@ def outline(pixels: np.ndarray, mask: np.ndarray, cut: float = 0.5) -> np.ndarra
 def cutout(pixels: np.ndarray, mask: np.ndarray, cut: float = 0.5) -> np.ndarray:
     """The object alone, on the chequers that stand for transparency."""
     h, w = pixels.shape[:2]
-    square = max(4, round(max(h, w) / 48))
+    square = max(4, round(max(h, w) / 36))
     rows, columns = np.arange(h)[:, None] // square, np.arange(w)[None] // square
     chequers = np.asarray(CHECKER, np.uint8)[(rows + columns) % 2]
     return np.where(_inside(pixels, mask, cut)[..., None], pixels, chequers)
@@ -118,10 +118,14 @@ def soft_mask(step: Step, support: int, size: tuple[int, int]) -> np.ndarray:
 
 def describe(inside: np.ndarray, before: np.ndarray | None) -> str:
     """What stands under a mask: the covered share, and its agreement with the step before."""
-    share = float(inside.mean())
-    covered = f"{share:.0%}" if share >= 0.1 or share == 0 else f"{share:.1%}"
-    words = f"covers {covered.replace('%', ' %')}"
+    words = f"covers {percent(float(inside.mean()))}"
     return words if before is None else f"{words}, IoU {iou(inside, before):.2f}"
+
+
+def percent(share: float) -> str:
+    """0.243 as "24 %", with one decimal where it is below 10 %."""
+    digits = 0 if share >= 0.0995 or share == 0 else 1
+    return f"{share * 100:.{digits}f} %"
 
 
 def _fitting(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -137,14 +141,14 @@ def _inside(pixels: np.ndarray, mask: np.ndarray, cut: float) -> np.ndarray:
 
 def _draw_edge(picture: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Draw the edge of ``inside`` into ``picture``: a line of the accent, in a wider white one to stand out."""
-    # A border of zeros closes the contours of an object that touches the picture's own edge just outside of it,
-    # so that no line is drawn along the frame.
-    framed = np.pad(inside.astype(np.uint8), 1, mode="edge")
+    thin = max(1, round(max(inside.shape) / 360))
+    # An object that runs out of the picture goes on in a border around it, so that no line follows the frame.
+    border = 2 * thin + 2
+    framed = np.pad(inside.astype(np.uint8), border, mode="edge")
     contours, _ = cv2.findContours(framed, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    thin = max(1, round(max(inside.shape) / 320))
     picture = np.ascontiguousarray(picture)
     for colour, thickness in ((EDGE, thin * 2 + 1), (ACCENT, thin)):
-        cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA, offset=(-1, -1))
+        cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA, offset=(-border, -border))
     return picture
 
 

@@ -46,10 +46,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})["imrseg"])
-        return load_file(path), metadata
+        return load_file(path), dict(metadata)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors ({error}). Fetch the file again.") from error
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, TypeError, ValueError):
         raise WeightsError(f"{path} is not a checkpoint of imrseg: its header has no imrseg entry.") from None
 
 

@@ -28,8 +28,12 @@ VISIBLE = {3, 5, 6, 8, 13, 17, 18, 19, 20, 27}
 NEAREST = 16  # classes kept by nearness of meaning
 SPREAD = 0.05  # temperature of their weights
 TREE = 0.5  # weight of nearness in WordNet's tree beside nearness of definitions
-RARE = 0.1  # senses used less than this share of the commonest one are left out
+RARE = 0.05  # senses used less than this share of the commonest one are left out
 DIMENSIONS = 128
+PERSON = 18
+FIGURATIVE = 5.0  # people called by a word count only where that is so much commoner than the thing
+CLEAR = 4.0  # a sense that is a class of the image tower counts so much more
+TOKENS = 32  # of a definition that MiniLM reads
 
 
 class WordNet:
@@ -124,7 +128,8 @@ class Mixer:
         return 2 * shared / (self.class_depth + self.wordnet.depth(synset) + 1e-6)
 
     def mixture(self, synset: str, embedding: np.ndarray) -> np.ndarray:
-        """Mean of up to four opinions: the class itself, below it, above it, nearest in meaning."""
+        """Mean of the opinions there are: the class itself, below it, else above it; nearest in meaning."""
+
         def spread(indices) -> np.ndarray:
             out = np.zeros(len(self.classes), np.float32)
             out[list(indices)] = 1 / len(indices)
@@ -139,7 +144,8 @@ class Mixer:
         below = {self.position[s] for s in self.wordnet.below(synset) if s in self.position}
         above = {self.position[s] for s in self.wordnet.above(synset) if s in self.position}
         itself = {self.position[synset]} if synset in self.position else set()
-        opinions = [meaning] + [spread(s) for s in (itself, below - itself, above - itself) if s]
+        below, above = below - itself, above - itself
+        opinions = [meaning] + [spread(s) for s in (itself, below, above if not below | itself else set()) if s]
         return np.mean(opinions, 0)
 
 
@@ -157,6 +163,7 @@ def main() -> None:
     classes = [s[1:] for s in ImageNetInfo().label_names()] + list(EVERYDAY.values())
     with tempfile.TemporaryDirectory() as folder:
         minilm = SentenceTransformer(all_minilm_l6_v2.extract_model(folder).as_posix())
+    minilm.max_seq_length = TOKENS
 
     def embed(texts: list[str]) -> np.ndarray:
         return minilm.encode(texts, batch_size=256, normalize_embeddings=True, show_progress_bar=len(texts) > 5000)
@@ -164,16 +171,26 @@ def main() -> None:
     mixer = Mixer(wordnet, classes, embed)
 
     # ---- the dictionary: lemma -> senses -> classes, two ragged tables
+    known = set(classes)
+
     def visible(synset: str) -> bool:
-        return wordnet.lexfile[synset] in VISIBLE and synset not in wordnet.instances
+        named = wordnet.lexfile[synset] in VISIBLE and synset not in wordnet.instances
+        return named or synset in known
 
     lemmas, lemma_senses = [], []
     for lemma, senses in sorted(wordnet.senses.items()):
-        seen = [(s, wordnet.uses.get((lemma, n + 1), 0) + 1) for n, s in enumerate(senses) if visible(s)]
+        seen = []
+        for rank, s in enumerate(senses, 1):
+            if visible(s) and not (seen and wordnet.lexfile[s] == PERSON):
+                seen.append((s, (wordnet.uses.get((lemma, rank), 0) + 1) / rank * (CLEAR if s in known else 1)))
+        # A whale is an animal before it is a person; a man is a person before all else.
+        things = [uses for s, uses in seen if wordnet.lexfile[s] != PERSON]
+        if things and len(things) < len(seen) and seen[0][1] <= FIGURATIVE * max(things):
+            seen = seen[1:]
         if seen:
             most = max(uses for _, uses in seen)
             lemmas.append(lemma)
-            lemma_senses.append([(s, uses) for s, uses in seen if uses >= RARE * most])
+            lemma_senses.append([(s, max(1, round(100 * uses / most))) for s, uses in seen if uses >= RARE * most])
     synsets = sorted({s for senses in lemma_senses for s, _ in senses})
     row = {s: i for i, s in enumerate(synsets)}
     embeddings = embed([wordnet.text(s) for s in synsets])
@@ -208,7 +225,7 @@ def main() -> None:
         "lemmas": pack_lines(lemmas),
         "lemma_start": torch.tensor(np.cumsum([0] + [len(s) for s in lemma_senses]), dtype=torch.int32),
         "sense": torch.tensor([row[s] for senses in lemma_senses for s, _ in senses], dtype=torch.int32),
-        "sense_uses": torch.tensor([uses for senses in lemma_senses for _, uses in senses], dtype=torch.int16),
+        "sense_weight": torch.tensor([w for senses in lemma_senses for _, w in senses], dtype=torch.uint8),
         "sense_start": torch.tensor(start, dtype=torch.int32),
         "class": torch.tensor(np.concatenate(index)),
         "class_weight": torch.tensor(np.concatenate(weight)),

@@ -33,6 +33,18 @@ EVERYDAY = {
     "building": "02913152",
 }
 
+# Everyday words that WordNet lacks or files away from the thing in the picture.
+ALIASES = {
+    "people": "person",
+    "human": "person",
+    "human being": "person",
+    "crowd": "person",
+    "potted plant": "flowerpot",
+    "houseplant": "flowerpot",
+    "smartphone": "cellular telephone",
+    "tv": "television",
+}
+
 PREPOSITIONS = {"in", "on", "with", "of", "at", "near", "by", "from", "under", "over", "behind", "wearing", "and"}
 ARTICLES = {"a", "an", "the", "my", "your", "his", "her", "our", "their", "some", "this", "that", "these", "those"}
 SUFFIXES = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("es", ""), ("s", ""))
@@ -103,8 +115,8 @@ class Lexicon:
         if word is not None:
             plain = [w for w in words if w not in ARTICLES]
             same = word in (" ".join(plain), self._singular(" ".join(plain)))
-            note = () if same else (f"“{shown}” was read as “{word}”.",)
-            return Meaning(self._mixture(word), word, note)
+            notes = () if same else (f"“{shown}” was read as “{word}”.",)
+            return Meaning(self._mixture(word), word, notes)
         mixture, familiarity = self._guess(words)
         if familiarity < FAMILIAR:
             note = f"“{shown}” is not a word this preset knows; the result is a guess. Try a simpler name."
@@ -114,6 +126,8 @@ class Lexicon:
 
     def _singular(self, word: str) -> str | None:
         """The dictionary's form of ``word``: itself, or its singular, or None."""
+        if word in ALIASES:
+            return ALIASES[word]
         if word in self._row and not (word.endswith("s") and word[:-1] in self._row):
             return word
         if word in self._irregular and self._irregular[word] in self._row:
@@ -146,7 +160,7 @@ class Lexicon:
             sense = t["sense"][entry]
             part = slice(t["sense_start"][sense], t["sense_start"][sense + 1])
             weights = t["class_weight"][part].astype(np.float32)
-            mixture[t["class"][part]] += t["sense_uses"][entry] * weights / weights.sum()
+            mixture[t["class"][part]] += float(t["sense_weight"][entry]) * weights / weights.sum()
         return torch.from_numpy(mixture / mixture.sum())
 
     # ---- words that the dictionary lacks

@@ -19,7 +19,18 @@ from imrseg.images import open_picture
 from imrseg.models.backbones import EFFICIENTNET_LITE0, EfficientNetLite
 
 BATCH = 8
-STRIDE = {"s4": 4, "s8": 8, "s16a": 16, "s16b": 16, "s16c": 16, "s16d": 16, "s32a": 32, "s32b": 32, "s32c": 32, "head": 32}
+STRIDE = {
+    "s4": 4,
+    "s8": 8,
+    "s16a": 16,
+    "s16b": 16,
+    "s16c": 16,
+    "s16d": 16,
+    "s32a": 32,
+    "s32b": 32,
+    "s32c": 32,
+    "head": 32,
+}
 CHANNELS = {**EFFICIENTNET_LITE0, "head": 1280}
 
 

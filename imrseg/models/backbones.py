@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         import timm
 
-        net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         # The package's tensors follow the order of timm's, under other names.
         ours, theirs = net.state_dict(), _package_weights()
         if [tuple(t.shape) for t in ours.values()] != [tuple(t.shape) for t in theirs.values()]:

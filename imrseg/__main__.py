@@ -1,0 +1,7 @@
+"""``python -m imrseg``."""
+
+import sys
+
+from imrseg.cli import main
+
+sys.exit(main())

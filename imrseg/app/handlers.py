@@ -1,0 +1,317 @@
+"""What happens on the page: a run, looking at its steps, the download, and the public endpoint."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+
+from imrseg.app.layout import KEEP, Page, lay_out, list_examples
+from imrseg.app.rendering import draw, filmstrip, note, problem, progress, status, step_name
+from imrseg.app.sessions import Finding, Session
+from imrseg.errors import InputError
+from imrseg.images import open_picture
+from imrseg.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
+
+MODEL = "model"  # events of this group wait for one another
+
+Updates = dict[Any, Any]
+
+
+def build_app(segmenter: Segmenter) -> gr.Blocks:
+    """The whole page around one segmenter, which all visitors share; each visitor's pictures are their own."""
+    with gr.Blocks(title="imrseg", analytics_enabled=False, fill_width=True, delete_cache=(KEEP, KEEP)) as app:
+        connect(lay_out(segmenter.preset.steps), segmenter)
+    app.queue(max_size=64)
+    return app
+
+
+def connect(page: Page, segmenter: Segmenter) -> None:
+    """Attach the events."""
+    handlers = Handlers(page, segmenter)
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    inputs = [page.query, page.supports, page.label, page.steps, page.view, page.threshold]
+    shown = [
+        page.run, page.stop, page.status, page.welcome, page.stage, page.which_label, page.query_view, page.query_note, page.support_column,
+        page.support_view, page.support_note, page.step, page.which_support, page.strip, page.download, page.session,
+    ]  # fmt: skip
+    choices = [page.session, page.which_label, page.step, page.view, page.threshold, page.which_support]
+
+    running: dict[str, Any] = {
+        "js": SCROLL, "concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private",
+        "show_progress": "minimal", "show_progress_on": page.status,
+    }  # fmt: skip
+    example = [page.query, page.supports, page.label]
+    picked = page.examples.click(handlers.pick_example, outputs=example, queue=False, **quiet)
+    runs = [
+        trigger(handlers.run, inputs, shown, **running) for trigger in (page.run.click, page.label.submit, picked.then)
+    ]
+    page.stop.click(
+        handlers.end, [page.session, page.which_label, page.threshold], shown, cancels=runs, queue=False, **quiet
+    )
+
+    looking: dict[str, Any] = quiet | {"trigger_mode": "always_last", "concurrency_limit": None}
+    page.step.input(handlers.look, choices, shown, **looking)
+    page.strip.click(handlers.pick_step, choices, shown, **looking)
+    for control in (page.view, page.threshold, page.which_support, page.which_label):
+        control.input(handlers.redraw, choices, shown, **looking)
+    page.download.click(handlers.download, choices, page.file, **quiet).success(
+        None, js="() => document.querySelector('#file').click()", **quiet
+    )
+
+    end = page.endpoint
+    end.call.click(
+        handlers.segment, [end.query, end.supports, end.label, end.steps, end.threshold], [end.result, end.masks],
+        api_name="segment", concurrency_id=MODEL, concurrency_limit=1,
+    )  # fmt: skip
+
+
+# On a narrow page the results are below the inputs: bring them into view.
+SCROLL = "() => { if (innerWidth < 900) document.querySelector('#results').scrollIntoView({ behavior: 'smooth' }); }"
+
+
+class Handlers:
+    """The events' functions. They keep nothing of a visitor: that is in the ``Session`` that is passed to them."""
+
+    def __init__(self, page: Page, segmenter: Segmenter) -> None:
+        self.page = page
+        self.segmenter = segmenter
+
+    def pick_example(self, event: gr.EventData) -> tuple[str, list[str], str]:
+        example = list_examples()[int(event.example)]
+        return str(example.query), [str(path) for path in example.supports], example.label
+
+    def run(
+        self,
+        query: str | None,
+        supports: Sequence[tuple[str, str | None]] | None,
+        label: str,
+        steps: int,
+        view: str,
+        threshold: float,
+    ) -> Iterator[Updates]:
+        """Every label's coarse mask, then each step, as soon as it is there.
+
+        What goes wrong is said on the page, which otherwise stays as it was.
+        """
+        page = self.page
+        yield self.buttons(running=True) | {page.status: progress("Reading the pictures", 0)}
+        try:
+            if query is None:
+                raise InputError("There is no query picture. Drop one, or pick an example.")
+            pictures = [open_picture(path) for path in (query, *(path for path, _ in supports or []))]
+            session, labels = Session.of(pictures), split_labels(label)
+            for number, name in enumerate(labels):
+                run = self.segmenter.start(pictures[0], pictures[1:], name)
+                finding = Finding(run.label, run.warnings, run.confidence, [run.coarse])
+                session.findings.append(finding)
+                for index in range(steps + 1):
+                    if index > 0:
+                        finding.steps.append(run.advance())
+                    yield self.everything(session, number, index, view, threshold, 0) | {
+                        page.session: session,
+                        page.status: progress(f"“{name}”: {step_name(index)}", (index + 1) / (steps + 1)),
+                        page.step: stepper(steps, index),
+                        page.which_label: selector(labels[: number + 1], name),
+                        page.which_support: selector([str(k + 1) for k in range(session.supports)], 0),
+                    }
+        except Exception as error:
+            yield self.buttons(running=False) | {page.status: problem(words_for(error))}
+        else:
+            yield self.end(session, labels[-1], threshold)
+
+    def end(self, session: Session | None, label: str | None, threshold: float) -> Updates:
+        """After a run, stopped or not: the steps that there are can be looked at."""
+        updates = self.buttons(running=False)
+        if session is None:
+            return updates | {self.page.status: ""}
+        finding = session.findings[find(session, label)]
+        return updates | {
+            self.page.status: status(session, finding, threshold),
+            self.page.step: stepper(len(finding.steps) - 1),
+        }
+
+    def buttons(self, running: bool) -> Updates:
+        return {self.page.run: gr.Button(interactive=not running), self.page.stop: gr.Button(visible=running)}
+
+    def look(
+        self, session: Session | None, label: str | None, step: int, view: str, threshold: float, support: int | None
+    ) -> Updates:
+        """Another step of what was computed."""
+        if session is None:
+            return forgotten()
+        return self.pictures(session, find(session, label), step, view, threshold, support or 0) | {
+            self.page.strip: gr.HTML(now=step)
+        }
+
+    def pick_step(
+        self,
+        session: Session | None,
+        label: str | None,
+        step: int,
+        view: str,
+        threshold: float,
+        support: int | None,
+        event: gr.EventData,
+    ) -> Updates:
+        """A click in the filmstrip."""
+        if session is None:
+            return forgotten()
+        chosen = int(event.step)
+        return self.look(session, label, chosen, view, threshold, support) | {self.page.step: gr.Slider(value=chosen)}
+
+    def redraw(
+        self, session: Session | None, label: str | None, step: int, view: str, threshold: float, support: int | None
+    ) -> Updates:
+        """Another view, threshold, support or label of what was computed."""
+        if session is None:
+            return forgotten()
+        number = find(session, label)
+        return self.everything(session, number, step, view, threshold, support or 0) | {
+            self.page.status: status(session, session.findings[number], threshold)
+        }
+
+    def everything(
+        self, session: Session, number: int, step: int, view: str, threshold: float, support: int
+    ) -> Updates:
+        """The two pictures and the filmstrip."""
+        page = self.page
+        return self.pictures(session, number, step, view, threshold, support) | {
+            page.welcome: gr.HTML(visible=False),
+            page.stage: gr.Column(visible=True),
+            page.support_column: gr.Column(visible=session.supports > 0),
+            page.strip: gr.HTML(filmstrip(session, session.findings[number], view, threshold, support), now=step),
+        }
+
+    def pictures(self, session: Session, number: int, step: int, view: str, threshold: float, support: int) -> Updates:
+        """Query and support of one step, with what stands under them."""
+        page, finding = self.page, session.findings[number]
+        step = min(step, len(finding.steps) - 1)  # the slider may be ahead of a run that was stopped
+        name = step_name(step)
+        updates: Updates = {
+            page.query_view: gr.Image(draw(session, finding, step, 0, view, threshold), label=f"Query, {name}"),
+            page.query_note: note(session, finding, step, 0, threshold),
+            page.download: gr.Button(f"Download mask ({name})"),
+        }
+        if session.supports:
+            shown = 1 + min(support, session.supports - 1)
+            updates[page.support_view] = gr.Image(
+                draw(session, finding, step, shown, view, threshold), label=f"Support, {name}"
+            )
+            updates[page.support_note] = note(session, finding, step, shown, threshold)
+        return updates
+
+    def download(
+        self, session: Session | None, label: str | None, step: int, view: str, threshold: float, support: int | None
+    ) -> str:
+        """The query's mask as 8-bit PNG, 0 and 255, at the picture's own size."""
+        with told_to_visitor():
+            if session is None:
+                raise InputError("There is no mask yet: run first.")
+            finding = session.findings[find(session, label)]
+            shown = finding.steps[min(step, len(finding.steps) - 1)]
+            mask = shown.query_mask >= shown.cut(threshold)
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / f"{file_name(finding.label)}-step{shown.index}.png"
+                path.write_bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes())
+                return self.page.file.move_resource_to_block_cache(path) or ""
+
+    def segment(
+        self,
+        query: str | None,
+        supports: list[str] | None = None,
+        label: str = "",
+        steps: float | None = None,
+        threshold: float = 0.5,
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Find what a label names in a picture, with the help of pictures of the same thing.
+
+        Args:
+            query: the picture to segment.
+            supports: up to 10 pictures that show the same thing; none is zero-shot.
+            label: one label, for example "cheetah".
+            steps: refinement steps, 0 to 20.
+            threshold: in [0, 1], where the masks are cut.
+
+        Returns:
+            What was found (per step: covered share, change, seconds; warnings; confidence), and the mask
+            files: query_step0.png (the coarse mask), query_step1.png, ..., support1_step0.png, ...
+        """
+        with told_to_visitor():
+            from imrseg.export import write_result
+
+            if query is None:
+                raise InputError("There is no query picture.")
+            pictures = list(supports or [])
+            count = int(steps) if steps is not None and float(steps).is_integer() else steps
+            result = self.segmenter.segment(query, pictures, label, count, threshold)  # type: ignore[arg-type]
+            with TemporaryDirectory() as folder:
+                content = write_result(result, Path(folder), query=query, supports=pictures, segmenter=self.segmenter)
+                files = sorted(Path(folder).glob("*_step*.png"), key=in_order)
+                kept = [self.page.endpoint.masks.move_resource_to_block_cache(path) or "" for path in files]
+            return content, kept
+
+
+def words_for(error: Exception) -> str:
+    """Bad input is told in its own words; anything unexpected is told in short and logged in full."""
+    if isinstance(error, InputError):
+        return str(error)
+    log.error("unexpected error in a request", exc_info=error)
+    return "Something unexpected went wrong. Please try again; the server's log has the details."
+
+
+@contextmanager
+def told_to_visitor() -> Iterator[None]:
+    """Raises every error as Gradio's own, which shows on the page or reaches the endpoint's caller."""
+    try:
+        yield
+    except Exception as error:
+        raise gr.Error(words_for(error), print_exception=False) from None
+
+
+def split_labels(text: str) -> list[str]:
+    """Labels as typed, separated by commas, without repeats; [""] for a blank text, which the segmenter refuses."""
+    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip())) or [""]
+
+
+def find(session: Session, label: str | None) -> int:
+    """The number of the finding for ``label``; the first where it is not among them."""
+    labels = [finding.label for finding in session.findings]
+    return labels.index(label) if label in labels else 0
+
+
+def file_name(label: str) -> str:
+    return re.sub(r"[^\w-]+", "-", label).strip("-")[:60] or "mask"
+
+
+def in_order(path: Path) -> list[int | str]:
+    """Sorts query before supports, and step 10 after step 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def stepper(steps: int, step: int | None = None) -> gr.Slider:
+    """The step control, from 0 to ``steps``; where it stands is left alone unless ``step`` is given."""
+    moved: dict[str, Any] = {} if step is None else {"value": step}
+    return gr.Slider(maximum=max(1, steps), interactive=steps > 0, **moved)
+
+
+def forgotten() -> Any:
+    """The answer to a visitor whose pictures are no longer kept: a word, and no change."""
+    gr.Warning("These pictures are no longer kept here. Please run again.")
+    return gr.skip()
+
+
+def selector(choices: list[str], value: str | int) -> gr.Radio:
+    """A choice that shows only where there is one."""
+    chosen = choices[value] if isinstance(value, int) and choices else value if choices else None
+    return gr.Radio(choices=choices, value=chosen, visible=len(choices) > 1)

@@ -1,0 +1,242 @@
+"""What is on the page, and how it looks. What happens on it is in ``handlers``."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from imrseg.app.rendering import data_uri
+from imrseg.images import open_picture
+from imrseg.segmenter import MAX_LABEL, MAX_STEPS
+
+SLIDER_STEPS = 10  # on the page; the library and the endpoint take up to MAX_STEPS
+VIEWS = ("Overlay", "Heat map", "Outline", "Cut-out")
+KEEP = 3600  # seconds that a visitor's pictures and files are kept after the last use
+
+FONT = ("-apple-system", "BlinkMacSystemFont", "Segoe UI", "Roboto", "Liberation Sans", "Arial", "sans-serif")
+THEME = gr.themes.Base(
+    primary_hue=gr.themes.colors.blue,
+    neutral_hue=gr.themes.colors.slate,
+    radius_size=gr.themes.sizes.radius_md,
+    font=FONT,
+    font_mono=("ui-monospace", "Liberation Mono", "monospace"),
+).set(block_shadow="none", button_primary_shadow="none")
+
+APPEARANCE: dict[str, Any] = {
+    "theme": THEME,
+    "css_paths": Path(__file__).with_name("style.css"),
+    "footer_links": ["api", "settings"],
+    "max_file_size": "100mb",
+    "ssr_mode": False,  # would need Node.js
+}
+
+EXAMPLES_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
+
+
+@dataclass(frozen=True)
+class Example:
+    """Ready pictures; ``supports`` may be empty (zero-shot)."""
+
+    label: str
+    query: Path
+    supports: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Every component that something happens to."""
+
+    query: gr.Image
+    supports: gr.Gallery
+    label: gr.Textbox
+    steps: gr.Slider
+    run: gr.Button
+    stop: gr.Button
+    examples: gr.HTML
+    status: gr.HTML
+    welcome: gr.HTML
+    stage: gr.Column
+    which_label: gr.Radio
+    query_view: gr.Image
+    query_note: gr.HTML
+    support_column: gr.Column
+    support_view: gr.Image
+    support_note: gr.HTML
+    step: gr.Slider
+    view: gr.Radio
+    threshold: gr.Slider
+    which_support: gr.Radio
+    strip: gr.HTML
+    download: gr.Button
+    file: gr.DownloadButton
+    session: gr.State
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The public endpoint's parameters; they are never seen on the page."""
+
+    query: gr.File
+    supports: gr.File
+    label: gr.Textbox
+    steps: gr.Number
+    threshold: gr.Number
+    call: gr.Button
+    result: gr.JSON
+    masks: gr.File
+
+
+def lay_out(steps: int) -> Page:
+    """Put everything on the page; call within ``gr.Blocks``. ``steps``: refinement steps by default."""
+    gr.HTML(
+        "<h1>imrseg</h1><p>Type what to look for. The words give a coarse mask; then the query and the support"
+        " pictures refine each other’s mask, step by step.</p>",
+        elem_id="head",
+    )
+    with gr.Row(elem_id="page"):
+        with gr.Column(elem_id="inputs", scale=0, min_width=300):
+            query = gr.Image(
+                label="Query: the picture to segment",
+                sources=["upload"],
+                buttons=[],
+                height=176,
+                elem_id="query",
+            )
+            # The file is handed over unopened: ``open_picture`` knows better what to say of a bad one.
+            query.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign, assignment, return-value]
+            supports = gr.Gallery(
+                label="Support: the same thing elsewhere (optional)",
+                type="filepath",
+                file_types=["image"],
+                sources=["upload"],
+                interactive=True,
+                columns=3,
+                fit_columns=False,
+                height=132,
+                object_fit="cover",
+                allow_preview=False,
+                buttons=[],
+                elem_id="supports",
+            )
+            label = gr.Textbox(
+                label="Label",
+                placeholder="cheetah",
+                info="What both show. A comma separates several labels.",
+                max_length=4 * MAX_LABEL,
+                elem_id="label",
+            )
+            count = gr.Slider(0, SLIDER_STEPS, steps, step=1, label="Refinement steps", buttons=[], elem_id="steps")
+            with gr.Row():
+                run = gr.Button("Run", variant="primary", elem_id="run")
+                stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+            examples = gr.HTML(example_cards(list_examples()), elem_id="examples", js_on_load=_clicks("example"))
+        with gr.Column(elem_id="results", scale=1, min_width=320):
+            status = gr.HTML("", elem_id="status")
+            welcome = gr.HTML(WELCOME, elem_id="welcome")
+            with gr.Column(visible=False, elem_id="stage") as stage:
+                which_label = gr.Radio(visible=False, label="Label", elem_id="which-label")
+                with gr.Row(elem_id="pair"):
+                    with gr.Column(min_width=260):
+                        query_view, query_note = _view("Query", "query-view")
+                    with gr.Column(min_width=260) as support_column:
+                        support_view, support_note = _view("Support", "support-view")
+                step = gr.Slider(0, steps, 0, step=1, label="Step (0 is the coarse mask)", buttons=[], elem_id="step")
+                strip = gr.HTML(
+                    "", html_template='<div data-now="${now}">${value}</div>', now=0, elem_id="strip",
+                    js_on_load=_clicks("step"),
+                )  # fmt: skip
+                with gr.Row(elem_id="looks"):
+                    view = gr.Radio(VIEWS, value=VIEWS[0], label="View", elem_id="view", min_width=260)
+                    which_support = gr.Radio(
+                        visible=False, type="index", label="Support shown", elem_id="which-support", min_width=160
+                    )
+                    threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold")
+                download = gr.Button("Download mask", size="md", elem_id="download")
+                file = gr.DownloadButton(elem_id="file")  # never seen: the button above has its file made first
+    session = gr.State(time_to_live=KEEP)
+    return Page(
+        query, supports, label, count, run, stop, examples, status, welcome, stage, which_label, query_view, query_note,
+        support_column, support_view, support_note, step, view, threshold, which_support, strip, download, file, session,
+        _endpoint(steps),
+    )  # fmt: skip
+
+
+def _view(name: str, elem_id: str) -> tuple[gr.Image, gr.HTML]:
+    picture = gr.Image(
+        label=name, interactive=False, format="jpeg", buttons=["fullscreen"], height=360, elem_id=elem_id
+    )
+    return picture, gr.HTML(elem_classes="note", elem_id=f"{elem_id}-note")
+
+
+def _endpoint(steps: int) -> Endpoint:
+    with gr.Group(visible=False):
+        return Endpoint(
+            query=gr.File(label="query picture"),
+            supports=gr.File(label="support pictures", file_count="multiple", value=[]),
+            label=gr.Textbox(label="label"),
+            steps=gr.Number(label=f"refinement steps, 0 to {MAX_STEPS}", value=steps),
+            threshold=gr.Number(label="threshold, 0 to 1", value=0.5),
+            call=gr.Button(),
+            result=gr.JSON(label="result.json"),
+            masks=gr.File(label="mask files", file_count="multiple"),
+        )
+
+
+def _clicks(name: str) -> str:
+    """JavaScript that reports a click on an element with ``data-NAME`` as an event that carries the number."""
+    return f"""element.addEventListener("click", (event) => {{
+        const hit = event.target.closest("[data-{name}]");
+        if (hit) trigger("click", {{ {name}: Number(hit.dataset.{name}) }});
+    }});"""
+
+
+def list_examples() -> list[Example]:
+    """The examples whose pictures are there (an installed package may come without them)."""
+
+    def pictures(label: str, query: str, *supports: str) -> Example:
+        return Example(label, EXAMPLES_FOLDER / query, tuple(EXAMPLES_FOLDER / s for s in supports))
+
+    examples = [
+        pictures("cheetah", "cheetah-portrait.jpg", "cheetah-running.jpg"),
+        pictures("person", "astronaut.jpg", "grace-hopper.jpg"),
+        pictures("big cat", "lion.jpg", "cheetah-running.jpg", "cheetah-portrait.jpg"),
+        pictures("cat", "chelsea.jpg"),
+    ]
+    return [e for e in examples if all(path.is_file() for path in (e.query, *e.supports))]
+
+
+def example_cards(examples: Sequence[Example]) -> str:
+    """HTML: one button for each example."""
+    cards = []
+    for number, example in enumerate(examples):
+        thumbs = "".join(
+            f'<img src="{data_uri(open_picture(path).pixels, 120)}" alt="">'
+            for path in (example.query, *example.supports)
+        )
+        kind = (
+            f"{len(example.supports)} support" + "s" * (len(example.supports) > 1) if example.supports else "words only"
+        )
+        cards.append(
+            f'<button type="button" data-example="{number}"><span class="thumbs">{thumbs}</span>'
+            f"<b>{html.escape(example.label)}</b> <i>{kind}</i></button>"
+        )
+    return f'<h2>Examples</h2><div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+WELCOME = """<div class="welcome">
+<svg viewBox="0 0 132 44" aria-hidden="true"><g fill="none" stroke="currentColor" stroke-width="1.5">
+<rect x="1" y="1" width="38" height="42" rx="5"/><rect x="47" y="1" width="38" height="42" rx="5"/>
+<rect x="93" y="1" width="38" height="42" rx="5"/></g>
+<g fill="var(--color-accent)"><ellipse cx="20" cy="22" rx="14" ry="15" opacity=".25"/>
+<path d="M55 20c0-9 6-13 12-13s11 4 11 12-2 17-11 17-12-8-12-16z" opacity=".55"/>
+<path d="M104 12c2-3 3-4 4-3l3 3h3l3-3c1-1 2 0 4 3 2 4 2 8 0 11s-1 12-8 12-6-8-9-12c-2-3-2-7 0-11z"/></g></svg>
+<h2>The masks will appear here</h2>
+<ol><li>Drop a query picture, and pictures that show the same kind of thing.</li>
+<li>Type what it is, and run.</li><li>Go through the steps, from the coarse mask to the last.</li></ol>
+<p>Or begin with one of the examples.</p></div>"""

@@ -1,0 +1,108 @@
+"""What a session looks like: its pictures in the chosen view, and the HTML around them."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+
+from imrseg.app.sessions import Finding, Session
+from imrseg.segmenter import UNLIKELY
+from imrseg.visualize import cutout, describe, heatmap, outline, overlay, percent
+
+THUMB = 180  # pixels across, in the filmstrip
+
+
+def step_name(step: int) -> str:
+    return "coarse" if step == 0 else f"step {step}"
+
+
+def draw(session: Session, finding: Finding, step: int, picture: int, view: str, threshold: float) -> np.ndarray:
+    """One picture at one step, in the chosen view: uint8 (h, w, 3)."""
+    pixels, soft = session.pictures[picture], session.soft(finding, step, picture)
+    if view == "Heat map":
+        return heatmap(pixels, soft)
+    how: Callable[..., np.ndarray] = {"Outline": outline, "Cut-out": cutout}.get(view, overlay)
+    return how(pixels, soft, finding.steps[step].cut(threshold))
+
+
+def inside(session: Session, finding: Finding, step: int, picture: int, threshold: float) -> np.ndarray:
+    """The cut mask, bool (h, w)."""
+    return session.soft(finding, step, picture) >= finding.steps[step].cut(threshold)
+
+
+def caption(session: Session, finding: Finding, step: int, picture: int, threshold: float) -> str:
+    before = inside(session, finding, step - 1, picture, threshold) if step > 0 else None
+    return describe(inside(session, finding, step, picture, threshold), before)
+
+
+def note(session: Session, finding: Finding, step: int, picture: int, threshold: float) -> str:
+    """HTML under a picture: its name, the covered share, the change."""
+    words = caption(session, finding, step, picture, threshold)
+    change = f" with {'the coarse mask' if step == 1 else f'step {step - 1}'}" if step > 0 else ""
+    return f'<div class="words"><b>{words}{change}</b><span>{html.escape(session.names[picture])}</span></div>'
+
+
+def filmstrip(session: Session, finding: Finding, view: str, threshold: float, support: int) -> str:
+    """HTML: one button for each step so far, the query above the support."""
+    rows = [0, 1 + min(support, session.supports - 1)] if session.supports else [0]
+
+    def cell(step: int, picture: int) -> str:
+        thumb = data_uri(draw(session, finding, step, picture, view, threshold), THUMB)
+        return f'<img src="{thumb}" alt=""><span>{caption(session, finding, step, picture, threshold)}</span>'
+
+    columns = []
+    for step in range(len(finding.steps)):
+        cells = "".join(
+            session.remembered((finding, step, row, view, threshold), partial(cell, step, row)) for row in rows
+        )
+        columns.append(
+            f'<button type="button" data-step="{step}"><b>{step_name(step).capitalize()}</b>{cells}</button>'
+        )
+    return f'<div class="strip">{"".join(columns)}</div>'
+
+
+def progress(words: str, share: float) -> str:
+    """HTML while a run goes on; ``share`` of it is done."""
+    return f'<p>{html.escape(words)}</p><div class="bar"><div style="width: {share:.0%}"></div></div>'
+
+
+def problem(words: str) -> str:
+    """HTML where a run could not be made."""
+    return f'<p class="problem" role="alert">{html.escape(words)}</p>'
+
+
+def status(session: Session, finding: Finding, threshold: float) -> str:
+    """HTML after a run: how sure it is, the time, and the warnings."""
+    covered = inside(session, finding, len(finding.steps) - 1, 0, threshold)
+    warnings = finding.verdict(float(covered.mean()))
+    seconds = sum(step.seconds for step in finding.steps)
+    steps = len(finding.steps) - 1
+    count = "coarse mask only" if steps == 0 else f"{steps} step{'s' * (steps > 1)}"
+    items = "".join(f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings)
+    return f"<p>{confidence_words(finding)}<span>{count} in {seconds:.2f} s</span></p>{items}"
+
+
+def confidence_words(finding: Finding) -> str:
+    """HTML: whether the label is in the query at all."""
+    label = f"<b>“{html.escape(finding.label)}”</b>"
+    if finding.confidence is None:
+        return f"{label} was looked for."
+    sure = f"<span>confidence {percent(finding.confidence)}</span>"
+    if finding.confidence < UNLIKELY:
+        return f"{label} was looked for. {sure}"  # a warning follows that says more
+    words = "is very likely" if finding.confidence >= 0.9 else "is likely" if finding.confidence >= 0.7 else "may be"
+    return f"{label} {words} in the query picture. {sure}"
+
+
+def data_uri(pixels: np.ndarray, width: int) -> str:
+    """A small JPEG of ``pixels`` (uint8 RGB) for an ``<img>``, at most ``width`` pixels wide."""
+    h, w = pixels.shape[:2]
+    if w > width:
+        pixels = cv2.resize(pixels, (width, max(1, round(h * width / w))), interpolation=cv2.INTER_AREA)
+    _, coded = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return f"data:image/jpeg;base64,{base64.b64encode(coded.tobytes()).decode()}"

@@ -1,0 +1,256 @@
+"""The command line: ``python -m imrseg COMMAND``.
+
+Each command's modules are imported when it runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from imrseg import __version__
+from imrseg.errors import InputError, WeightsError
+from imrseg.presets import PRESETS, list_presets
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Returns 0, or 2 for bad input, with one line on stderr."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (InputError, WeightsError, OSError) as error:
+        print(f"imrseg: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = Parser(prog="imrseg", description="Segment what a word names, from photographs that show it.")
+    top.add_argument("--version", action="version", version=f"imrseg {__version__}")
+    top.set_defaults(run=lambda _: top.print_help())
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+
+    c = command(commands, "segment", segment, "masks of a label in pictures, as files")
+    c.add_argument("--query", type=Path, nargs="+", required=True, metavar="FILE|FOLDER", help="pictures to segment")
+    c.add_argument("--support", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
+                   help="pictures that show the same thing; none: zero-shot")  # fmt: skip
+    c.add_argument("--label", action="append", required=True, help="what to look for; may be given again")
+    c.add_argument("--steps", type=int, help="refinement steps; the preset's own number by default")
+    c.add_argument("--threshold", type=float, default=0.5, help="0 to 1, where masks are cut (default 0.5)")
+    c.add_argument("--aggregate", metavar="vote|mean", help="how several supports' masks become one")
+    add_model(c)
+    c.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    c = command(commands, "evaluate", evaluate, "mean IoU per step on a data set")
+    add_data(c)
+    c.add_argument("--fold", type=int, help="0 to 3; all by default")
+    c.add_argument("--checkpoint", type=Path, metavar="FILE", help="network weights in place of the preset's")
+    c.add_argument("--shots", type=int, default=1, help="supports per episode (default 1)")
+    c.add_argument("--episodes", type=int, default=1000)
+    c.add_argument("--steps", type=int, help="refinement steps; the preset's own number by default")
+    c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--zero-shot", action="store_true", help="no supports")
+    add_model(c)
+    c.add_argument("--json", type=Path, required=True, metavar="OUT.json")
+
+    c = command(commands, "train", train, "train the lite network")
+    add_data(c)
+    c.add_argument("--fold", default="all", help="the fold that is held out, 0 to 3, or all to hold none out")
+    c.add_argument("--extra", action="append", default=[], metavar="folder:DIR", help="another data set")
+    c.add_argument("--config", default="lite", metavar="NAME")
+    c.add_argument("--iterations", type=int, help="in place of the config's")
+    c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--resume", action="store_true", help="go on from the last state in --out")
+    c.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default OUT/features)")
+    c.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    c = command(commands, "bench", bench, "seconds from two photographs to a mask")
+    add_model(c)
+    c.add_argument("--json", type=Path, metavar="OUT.json")
+
+    c = command(commands, "weights", lambda _: list_weights(), "the weights that presets need")
+    inner = c.add_subparsers(title="commands", metavar="COMMAND")
+    command(inner, "list", lambda _: list_weights(), "each preset's files and their SHA-256")
+    c = command(inner, "check", check_weights, "does a checkpoint fit the lite network?")
+    c.add_argument("file", type=Path)
+
+    c = command(commands, "demo", demo, "the web page")
+    add_model(c)
+    c.add_argument("--host", default="127.0.0.1")
+    c.add_argument("--port", type=int, default=7860)
+    c.add_argument("--share", action="store_true", help="a public address for 72 hours")
+    c.add_argument("--mcp", action="store_true", help="serve as a tool for language models too")
+    return top
+
+
+def command(commands: Any, name: str, run: Any, title: str) -> argparse.ArgumentParser:
+    added = commands.add_parser(name, help=title, description=title[0].upper() + title[1:] + ".")
+    added.set_defaults(run=run)
+    return added
+
+
+def add_model(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--preset", default="lite", metavar="NAME", help=f"one of {', '.join(list_presets())}")
+    c.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def add_data(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--benchmark", required=True, metavar="pascal|folder")
+    c.add_argument(
+        "--data", type=Path, required=True, metavar="ROOT", help="holds VOC2012/, or class/images and class/masks"
+    )
+    c.add_argument("--splits", type=Path, metavar="DIR", help="for pascal: holds val/ and trn/ with the fold lists")
+
+
+def segment(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from imrseg import export
+    from imrseg.images import open_picture
+    from imrseg.segmenter import Segmenter, check_label
+
+    queries = [file for given in args.query for file in pictures_in(given)]
+    labels = list(dict.fromkeys(map(check_label, args.label)))
+    supports = [open_picture(path) for path in args.support]
+    for query in queries:  # a broken picture among many is better known now than an hour later
+        open_picture(query)
+    segmenter = Segmenter.from_preset(args.preset, args.device)
+
+    def one(query: Path, label: str, out: Path) -> dict[str, Any]:
+        picture = open_picture(query)
+        result = segmenter.segment(picture, supports, label, args.steps, args.threshold, aggregate=args.aggregate)
+        return export.write_result(result, out, query=picture, supports=supports, segmenter=segmenter)
+
+    jobs = [(query, label) for query in queries for label in labels]
+    if len(jobs) == 1:
+        records = {"": one(*jobs[0], args.out)}
+    else:
+        records = {}
+        with export.staged(args.out) as folder:
+            for query, label in tqdm(jobs, desc="segment", unit="result"):
+                name = unused(f"{query.stem}_{label}", records)
+                records[name] = one(query, label, folder / name)
+            export.write_json(folder / "manifest.json", manifest(records, segmenter))
+    for name, record in records.items():
+        covered = record["steps"][-1]["covered"]
+        print(f"{args.out / name}: “{record['label']}” covers {covered:.1%} of {record['query']}")
+        for warning in record["warnings"]:
+            print(f"  {warning}")
+
+
+def pictures_in(given: Path) -> list[Path]:
+    """The picture itself, or the pictures of a folder by name."""
+    if not given.is_dir():
+        return [given]
+    found = sorted(p for p in given.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not found:
+        raise InputError(f"The folder “{given}” holds no pictures. Accepted: {', '.join(sorted(SUFFIXES))}.")
+    return found
+
+
+def unused(wish: str, taken: Any) -> str:
+    """A folder's name made from ``wish``, other than those in ``taken``."""
+    plain = re.sub(r"[^\w.-]+", "-", wish).strip("-.")[:100]
+    lower = {name.lower() for name in taken}  # some file systems do not tell case apart
+    names = [plain, *(f"{plain}-{i}" for i in range(2, len(lower) + 3))]
+    return next(name for name in names if name.lower() not in lower)
+
+
+def manifest(records: dict[str, dict[str, Any]], segmenter: Any) -> dict[str, Any]:
+    from imrseg import export
+
+    kept = ("query", "label", "confidence", "warnings")
+    results = [
+        {"folder": name, **{key: record[key] for key in kept}, "covered": record["steps"][-1]["covered"]}
+        for name, record in records.items()
+    ]
+    return {**export.describe(segmenter), "results": results}
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from imrseg import evaluation, tables
+    from imrseg.export import write_json
+    from imrseg.segmenter import Segmenter
+
+    entries = evaluation.held_out(args.benchmark, args.data, args.splits, args.fold)
+    segmenter = Segmenter.from_preset(args.preset, args.device, args.checkpoint)
+    result = evaluation.evaluate(
+        segmenter,
+        entries,
+        shots=args.shots,
+        episodes=args.episodes,
+        steps=args.steps,
+        seed=args.seed,
+        zero_shot=args.zero_shot,
+    )
+    write_json(args.json, result)
+    print(tables.by_class(result))
+
+
+def train(args: argparse.Namespace) -> None:
+    from imrseg import training
+
+    print(training.run(args))
+
+
+def bench(args: argparse.Namespace) -> None:
+    from imrseg import bench
+    from imrseg.export import write_json
+
+    measured = bench.bench(args.preset, args.device)
+    print(bench.table(measured))
+    if args.json:
+        write_json(args.json, measured)
+
+
+def list_weights() -> None:
+    from imrseg import weights
+
+    for preset in PRESETS.values():
+        print(f"{preset.name}: {preset.licence}")
+        for name in (preset.checkpoint, preset.text):
+            try:
+                path = weights.find(name)
+                print(f"  {name}  {path.stat().st_size / 1e6:.1f} MB  {weights.sha256(path)}  {path}")
+            except WeightsError as error:
+                print(f"  {name}  missing. {error}")
+
+
+def check_weights(args: argparse.Namespace) -> None:
+    from imrseg.segmenter import Segmenter
+    from imrseg.weights import load, sha256
+
+    segmenter = Segmenter.from_preset("lite", "cpu", args.file)
+    tensors, metadata = load(segmenter.checkpoint)
+    print(f"{args.file} fits lite: {sum(t.numel() for t in tensors.values())} numbers, SHA-256 {sha256(args.file)}")
+    for name, value in metadata.items():
+        print(f"  {name}: {value}")
+
+
+def demo(args: argparse.Namespace) -> None:
+    try:
+        from imrseg.app import APPEARANCE, build_app
+    except ImportError as error:
+        raise InputError(f"The page needs Gradio: pip install imrseg[app] ({error}).") from None
+    from imrseg.segmenter import Segmenter
+
+    app = build_app(Segmenter.from_preset(args.preset, args.device))
+    app.launch(
+        server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp, **APPEARANCE
+    )  # fmt: skip

@@ -1,0 +1,161 @@
+"""Results as files: binary masks, the panel of all steps, and ``result.json``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from imrseg.errors import InputError
+from imrseg.images import ImageSource, open_picture
+from imrseg.postprocess import iou
+
+if TYPE_CHECKING:
+    from imrseg.segmenter import Result, Segmenter
+
+MASK_NAME = re.compile(r"(query|support\d+)_step\d+\.png")
+
+
+def write_result(
+    result: Result,
+    out: Path,
+    *,
+    query: ImageSource,
+    supports: Sequence[ImageSource],
+    segmenter: Segmenter,
+) -> dict[str, Any]:
+    """Write everything a run has found into the folder ``out``, all of it or nothing.
+
+    ``query_step0.png`` ... and ``support1_step0.png`` ...: 8-bit, 0 or 255, the picture's own size;
+    ``panel.png``: all steps side by side; ``result.json``: what is returned.
+
+    Args:
+        result: from ``segmenter.segment(query, supports, ...)``.
+        out: made if need be. Files of the same names are replaced, others stay, but for masks that
+            an earlier result left there.
+        query, supports: the pictures of the run.
+        segmenter: the one that made the result.
+
+    Returns:
+        The content of ``result.json``. All but its ``"seconds"`` is the same in every run; paths
+        in it are relative to ``out``.
+
+    Raises:
+        InputError: ``out`` cannot be a folder.
+        OSError: it cannot be written.
+    """
+    from imrseg import visualize
+
+    opened = open_picture(query)
+    pictures = [open_picture(s) for s in supports]
+    with staged(out) as folder:
+        steps, before = [], None
+        for step in result.steps:
+            cut = step.cut(result.threshold)
+            found = step.query_mask >= cut
+            names = [f"query_step{step.index}.png"]
+            names += [f"support{i}_step{step.index}.png" for i in range(1, len(pictures) + 1)]
+            for name, mask in zip(names, [found, *(m >= cut for m in step.support_masks)], strict=True):
+                (folder / name).write_bytes(encode_mask(mask))
+            steps.append(
+                {
+                    "step": step.index,
+                    "query": names[0],
+                    "supports": names[1:],
+                    "covered": int(np.count_nonzero(found)) / found.size,
+                    "iou_with_previous": None if before is None else iou(before, found),
+                }
+            )
+            before = found
+        picture = visualize.panel(
+            opened.pixels, [p.pixels for p in pictures], result.steps, result.threshold, result.label
+        )
+        (folder / "panel.png").write_bytes(encode_picture(picture))
+        record = {
+            "label": result.label,
+            "query": opened.name,
+            "supports": [p.name for p in pictures],
+            "size": {"width": opened.size[1], "height": opened.size[0]},
+            **describe(segmenter),
+            "aggregate": result.steps[0].how,
+            "threshold": result.threshold,
+            "confidence": result.confidence,
+            "warnings": result.warnings,
+            "steps": steps,
+            "panel": "panel.png",
+            "seconds": result.seconds,
+        }
+        write_json(folder / "result.json", record)
+    return record
+
+
+def describe(segmenter: Segmenter) -> dict[str, Any]:
+    """The preset, and its weights by file name with their SHA-256."""
+    return {"preset": segmenter.preset.name, "weights": segmenter.hashes}
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A new folder whose files move into ``out`` when the block ends well, and vanish when it does not.
+
+    It lies inside ``out`` where that exists, else in the nearest folder above it that does: on the
+    same disk, so that moving is renaming.
+
+    Raises:
+        InputError: ``out`` or a folder above it is a file.
+    """
+    out = Path(out).absolute()
+    home = next(p for p in (out, *out.parents) if p.exists())
+    if not home.is_dir():
+        raise InputError(f"“{home}” is a file; the results need a folder.")
+    folder = home / f".imrseg-{uuid.uuid4().hex}"
+    folder.mkdir()
+    try:
+        yield folder
+        _move(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, out: Path) -> None:
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(out)
+        return
+    files = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
+    for file in sorted(files, key=lambda p: p.suffix == ".json"):  # a record comes after what it names
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).replace(out / file)
+    for record in (f for f in files if f.name == "result.json"):
+        for old in (out / record).parent.glob("*_step*.png"):
+            if MASK_NAME.fullmatch(old.name) and record.with_name(old.name) not in files:
+                old.unlink()
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """A bool (H, W) mask as an 8-bit grey PNG of 0 and 255."""
+    return cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes()
+
+
+def encode_picture(pixels: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) RGB as PNG."""
+    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` as JSON, whole or not at all; folders above ``path`` are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,183 @@
+"""The page in a real browser, as a visitor meets it."""
+
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+pytest.importorskip("gradio")
+
+from imrseg.app.layout import EXAMPLES_FOLDER  # noqa: E402
+
+PORTRAIT, RUNNING, LION = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah-portrait", "cheetah-running", "lion"))
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")]
+expect = playwright.expect
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        switches = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = driver.chromium.launch(executable_path=BROWSER, args=switches)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Opens the page for one more visitor; afterwards nothing may have gone wrong or elsewhere."""
+    contexts, complaints = [], []
+
+    def open_page(**settings):
+        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}} | settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith((server, "data:", "blob:")) else complaints.append(r.url))
+        page.goto(server)
+        expect(page.get_by_role("button", name="Run", exact=True)).to_be_visible()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def drop(page, where, *paths):
+    page.locator(f"{where} input[type=file]").set_input_files([str(path) for path in paths])
+    expect(page.locator(f"{where} img").first).to_be_visible()
+
+
+def run(page, label=None):
+    if label is not None:
+        page.get_by_label("Label").fill(label)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#status")).to_contain_text(re.compile(r"step[s]? in|coarse mask only"), timeout=30_000)
+
+
+def shown(page, who="query"):
+    """The pixels on the screen."""
+    image = page.locator(f"#{who}-view img")
+    expect(image).to_be_visible()
+    page.wait_for_function("who => document.querySelector(`#${who}-view img`).complete", arg=who)
+    return cv2.imdecode(np.frombuffer(image.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+
+
+def go_to(page, step):
+    page.locator("#step input[type=range]").fill(str(step))
+    name = "coarse" if step == 0 else f"step {step}"
+    expect(page.locator("#query-view")).to_contain_text(f"Query, {name}")
+
+
+def covered(page, who="query"):
+    words = page.locator(f"#{who}-view-note").inner_text()
+    return float(re.search(r"covers ([\d.]+) %", words, re.IGNORECASE)[1]) / 100
+
+
+def test_from_two_pictures_and_a_label_to_the_last_step(visit):
+    page = visit()
+    drop(page, "#query", PORTRAIT)
+    drop(page, "#supports", RUNNING)
+    run(page, "cheetah")
+    expect(page.locator("#strip [data-step]")).to_have_count(4)
+
+    go_to(page, 0)
+    coarse = shown(page), shown(page, "support")
+    for step in (1, 2, 3):
+        go_to(page, step)
+    last = shown(page), shown(page, "support")
+    for before, after in zip(coarse, last, strict=True):
+        assert before.shape == after.shape
+        assert np.abs(before.astype(int) - after).mean() > 0.5
+    assert 0.03 < covered(page) < 0.7
+    assert covered(page, "support") < 0.5
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download mask (step 3)").click()
+    mask = cv2.imread(str(download.value.path()), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == cv2.imread(str(PORTRAIT)).shape[:2]
+    assert (mask > 0).mean() == pytest.approx(covered(page), abs=0.02)
+
+
+def test_views_threshold_and_filmstrip_change_what_is_shown(visit):
+    page = visit()
+    page.locator("#examples [data-example]").first.click()
+    expect(page.locator("#strip [data-step]")).to_have_count(4, timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("3 steps in")
+    page.locator("#strip [data-step='0']").click()
+    expect(page.locator("#query-view")).to_contain_text("Query, coarse")
+    expect(page.locator("#step input[type=range]")).to_have_value("0")
+    picture = page.locator("#query-view img")
+    seen = {picture.get_attribute("src")}
+    for view in ("Heat map", "Outline", "Cut-out"):
+        page.get_by_label(view).check()
+        expect(picture).not_to_have_attribute("src", re.compile("|".join(map(re.escape, seen))))
+        seen.add(picture.get_attribute("src"))
+    before = covered(page)
+    page.locator("#threshold input[type=range]").fill("0.9")
+    expect(page.locator("#query-view-note")).not_to_contain_text(f"{before * 100:.0f} %")
+    assert covered(page) < before
+
+
+def test_an_example_without_supports_and_one_with_two(visit):
+    page = visit()
+    cards = page.locator("#examples [data-example]")
+    cards.filter(has_text="words only").first.click()
+    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=30_000)
+    expect(page.locator("#support-view")).to_be_hidden()
+    cards.filter(has_text="2 supports").click()
+    expect(page.locator("#support-view-note")).to_contain_text(RUNNING.name, timeout=30_000)
+    page.locator("#which-support").get_by_label("2").check()
+    expect(page.locator("#support-view-note")).to_contain_text(PORTRAIT.name)
+
+
+def test_two_visitors_see_their_own_pictures(visit):
+    one, two = visit(), visit()
+    drop(one, "#query", PORTRAIT)
+    drop(two, "#query", LION)
+    for page, label in ((one, "cheetah"), (two, "lion")):
+        page.get_by_label("Label").fill(label)
+    for page in (one, two):
+        page.get_by_role("button", name="Run", exact=True).click()
+    for page, name, label in ((one, PORTRAIT.name, "cheetah"), (two, LION.name, "lion")):
+        expect(page.locator("#status")).to_contain_text("steps in", timeout=30_000)
+        go_to(page, 1)
+        expect(page.locator("#query-view-note")).to_contain_text(name)
+        expect(page.locator("#status")).to_contain_text(f"“{label}”")
+
+
+def test_what_is_missing_or_broken_is_said_and_the_page_stays(visit, tmp_path):
+    page = visit()
+    said = page.get_by_role("alert")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(said).to_contain_text("There is no query picture")
+    expect(page.locator("#welcome")).to_be_visible()
+    drop(page, "#query", PORTRAIT)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(said).to_contain_text("The label is empty")
+    run(page, "cheetah")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not a picture")
+    page.locator("#query").get_by_label("Remove Image").click()
+    page.locator("#query input[type=file]").set_input_files(str(broken))
+    expect(page.locator("#query img")).to_be_attached()
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(said).to_contain_text("“broken.jpg” is not a picture")
+    expect(page.locator("#query-view")).to_contain_text("Query, step 3")
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+def test_nothing_sticks_out(visit, width):
+    page = visit(viewport={"width": width, "height": 800})
+    page.locator("#examples [data-example]").first.click()
+    expect(page.locator("#strip [data-step]")).to_have_count(4, timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from imrseg import InputError, weights
+from imrseg.coarse.lexicon import Lexicon, pack_lines, unpack_lines
+
+
+@pytest.fixture(scope="module")
+def lexicon() -> Lexicon:
+    return Lexicon(weights.find("lite-text.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "cat",
+        "a red car",
+        "bird of prey",
+        "person",
+        "mouse",
+        "zxqvw",
+        "猫",
+        "the",
+        "purple blorgon",
+        "t-shirt",
+        "R2-D2",
+        "of",
+    ],
+)
+def test_a_meaning_is_a_mixture(lexicon, label):
+    mixture = lexicon.meaning(label).mixture
+    assert mixture.shape == (lexicon.classes,)
+    assert mixture.dtype == torch.float32
+    assert (mixture >= 0).all()
+    assert mixture.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("label", "word"),
+    [("cats", "cat"), ("Dogs", "dog"), ("mice", "mouse"), ("women", "woman"), ("geese", "goose"), ("knives", "knife"),
+     ("sheep", "sheep"), ("the CAT!", "cat"), ("my dog", "dog"), ("fire truck", "fire truck"), ("buses", "bus"),
+     ("bird of prey", "bird of prey"), ("dining_table", "dining table")],
+)  # fmt: skip
+def test_the_same_thing_said_otherwise_needs_no_warning(lexicon, label, word):
+    meaning = lexicon.meaning(label)
+    assert meaning.read_as == word
+    assert meaning.warnings == ()
+    assert torch.equal(meaning.mixture, lexicon.meaning(word).mixture)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "head"), [("a big red car", "car"), ("woman in a hat", "woman"), ("dog and cat", "dog")]
+)
+def test_of_a_phrase_the_head_is_taken_and_told(lexicon, phrase, head):
+    meaning = lexicon.meaning(phrase)
+    assert meaning.read_as == head
+    assert f"was read as “{head}”" in meaning.warnings[0]
+
+
+@pytest.mark.parametrize("label", ["zxqvw", "猫", "purple blorgon"])
+def test_unknown_words_are_guessed_and_told(lexicon, label):
+    meaning = lexicon.meaning(label)
+    assert meaning.read_as is None
+    assert label in meaning.warnings[0]
+    assert "guess" in meaning.warnings[0]
+
+
+def test_a_word_of_many_senses_holds_several_classes(lexicon):
+    mixture = lexicon.meaning("crane").mixture
+    bird, machine = 134, 517  # of ImageNet's thousand
+    assert mixture[bird] > 0.1
+    assert mixture[machine] > 0.1
+
+
+@pytest.mark.parametrize("label", ["", "  ", "!?", "_", "…"])
+def test_a_label_without_words_is_refused(lexicon, label):
+    with pytest.raises(InputError, match="empty"):
+        lexicon.meaning(label)
+
+
+def test_lines_survive_packing():
+    lines = ["cat", "T-shirt", "jalapeño", ""]
+    assert unpack_lines(pack_lines(lines).numpy()) == lines

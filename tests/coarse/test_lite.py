@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from imrseg.coarse.lite import LiteCam
+from imrseg.images import open_picture
+
+K, C, IMAGENET = 30, 12, 25
+
+
+@pytest.fixture
+def cam() -> LiteCam:
+    rng = torch.Generator().manual_seed(1)
+    weight, bias = torch.randn(K, C, generator=rng).double(), torch.randn(K, generator=rng).double()
+    return LiteCam(weight, bias, imagenet=IMAGENET)
+
+
+def inputs(batch: int = 4, size: tuple[int, int] = (5, 7)) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(2)
+    features = torch.randn(batch, C, *size, generator=rng).double()
+    mixture = torch.rand(batch, K, generator=rng).double() * (torch.rand(batch, K, generator=rng) < 0.3)
+    mixture[:, 0] += 0.1
+    return features, mixture / mixture.sum(1, keepdim=True)
+
+
+def test_closed_form_is_grad_cam_by_autograd(cam):
+    """Section 4.1: channel weights are the spatial mean of the target's gradient; then ReLU, maximum to 1."""
+    features, mixture = inputs()
+    features.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(cam.target(features, mixture).sum(), features)
+    channel = gradient.mean((2, 3), keepdim=True)
+    expected = (channel * features).sum(1, keepdim=True).relu()
+    expected = expected / expected.amax((2, 3), keepdim=True)
+    masks, _ = cam(features.detach(), mixture)
+    assert masks.shape == (4, 1, 5, 7)
+    torch.testing.assert_close(masks, expected.detach(), atol=1e-6, rtol=0)
+
+
+def test_evidence_is_the_labels_log_probability(cam):
+    features, mixture = inputs()
+    _, evidence = cam(features, mixture)
+    logits = features.mean((2, 3)) @ cam.weight.T + cam.bias
+    shares = (logits.softmax(1) * mixture).sum(1).log()
+    torch.testing.assert_close(evidence, shares, atol=1e-9, rtol=0)
+    assert (evidence <= 0).all()
+
+
+def test_range_and_an_empty_map(cam):
+    features, mixture = inputs()
+    masks, _ = cam(features, mixture)
+    assert (masks >= 0).all()
+    assert torch.equal(masks.amax((1, 2, 3)), torch.ones(4).double())
+    masks, _ = cam(torch.zeros_like(features), mixture)
+    assert (masks == 0).all()
+
+
+def test_what_is_shown_speaks_louder(segmenter, cat, cup):
+    features = torch.cat([f["head"] for f in segmenter.features([open_picture(cat), open_picture(cup)])])
+
+    def evidence(label: str) -> list[float]:
+        mixture = segmenter.lexicon.meaning(label).mixture.expand(2, -1)
+        return segmenter.cam(features, mixture)[1].tolist()
+
+    assert evidence("cat")[0] > evidence("cat")[1]
+    assert evidence("cup")[1] > evidence("cup")[0]
+    assert evidence("cat")[0] > evidence("aeroplane")[0]

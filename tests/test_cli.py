@@ -1,0 +1,211 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import imrseg
+from imrseg import cli
+from imrseg.segmenter import Segmenter
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def main(segmenter, monkeypatch, capsys):
+    """Runs a command with the models already loaded: (status, stdout, stderr)."""
+    monkeypatch.setattr(Segmenter, "from_preset", lambda *_: segmenter)
+
+    def run(*words) -> tuple[int, str, str]:
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def files(save, cat, cup) -> dict[str, Path]:
+    return {
+        "query": save(cat, "in/tom.jpg"),
+        "other": save(cup, "in/cup.png"),
+        "support": save(cat[:, ::-1], "s/s.jpg"),
+    }
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def test_segment(main, files, tmp_path, cat):
+    out = tmp_path / "out"
+    status, said, err = main("segment", "--query", files["query"], "--support", files["support"], "--label", "cat",
+                             "--steps", 2, "--out", out)  # fmt: skip
+    assert (status, err) == (0, "")
+    assert "“cat” covers" in said
+    masks = {f"{who}_step{i}.png" for who in ("query", "support1") for i in range(3)}
+    assert names(out) == masks | {"panel.png", "result.json"}
+    record = json.loads((out / "result.json").read_text("utf-8"))
+    assert record["query"] == "tom.jpg"
+    assert record["supports"] == ["s.jpg"]
+    assert Image.open(out / "query_step2.png").size == (cat.shape[1], cat.shape[0])
+    assert names(tmp_path) == {"in", "s", "out"}
+
+
+def test_options_reach_the_result(main, files, tmp_path, segmenter):
+    status, _, _ = main("segment", "--query", files["query"], "--support", files["support"], files["other"], "--support",
+                        files["support"], "--label", "a red cat", "--threshold", 0.3, "--aggregate", "vote", "--out",
+                        tmp_path / "out")  # fmt: skip
+    record = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
+    assert status == 0
+    assert record["supports"] == ["s.jpg", "cup.png", "s.jpg"]
+    assert (record["threshold"], record["aggregate"]) == (0.3, "vote")
+    assert len(record["steps"]) == segmenter.preset.steps + 1
+    assert "read as “cat”" in record["warnings"][0]
+
+
+def test_two_queries_and_two_labels(main, files, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    status, _, err = main("segment", "--query", tmp_path / "in", "--support", files["support"], "--label", "cat",
+                             "--label", "coffee cup", "--steps", 1, "--out", out)  # fmt: skip
+    assert status == 0
+    assert "4/4" in err  # the progress bar
+    folders = ["cup_cat", "cup_coffee-cup", "tom_cat", "tom_coffee-cup"]
+    assert names(out) == {*folders, "manifest.json"}
+    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    assert [r["folder"] for r in manifest["results"]] == folders
+    assert [r["label"] for r in manifest["results"]] == ["cat", "coffee cup"] * 2
+    for row in manifest["results"]:
+        record = json.loads((out / row["folder"] / "result.json").read_text("utf-8"))
+        assert {key: record[key] for key in ("query", "label", "confidence", "warnings")} == {
+            key: row[key] for key in ("query", "label", "confidence", "warnings")
+        }
+        assert row["covered"] == record["steps"][-1]["covered"]
+    assert manifest["weights"] == record["weights"]
+
+
+def test_folder_names_do_not_clash():
+    assert cli.unused("a/b c_../x", {}) == "a-b-c_..-x"
+    assert cli.unused("cat", {"Cat"}) == "cat-2"
+    assert cli.unused("cat", {"cat", "cat-2"}) == "cat-3"
+    assert cli.unused("猫", {}) == "猫"
+    assert len(cli.unused("x" * 300, {})) == 100
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"--query": "none.jpg"},
+        {"--query": "text.jpg"},
+        {"--query": "empty"},
+        {"--support": "none.jpg"},
+        {"--support": "text.jpg"},
+        {"--label": " "},
+        {"--label": "?!"},
+        {"--steps": "-1"},
+        {"--steps": "many"},
+        {"--steps": "21"},
+        {"--threshold": "2"},
+        {"--threshold": "nan"},
+        {"--aggregate": "best"},
+        {"--out": "text.jpg"},
+        {"--unknown": "x"},
+    ],
+    ids=lambda change: " ".join(*change.items()),
+)
+def test_bad_input_is_status_2_one_line_and_no_file(main, files, tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    Path("text.jpg").write_text("not a picture")
+    Path("empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    options = {"--query": "in/tom.jpg", "--support": "s/s.jpg", "--label": "cat", "--out": "out"} | change
+    status, out, err = main("segment", *(word for item in options.items() for word in item))
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("imrseg")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_broken_picture_among_several_writes_nothing(main, files, tmp_path):
+    (tmp_path / "in" / "zzz.jpg").write_text("not a picture")
+    status, _, err = main("segment", "--query", tmp_path / "in", "--label", "cat", "--out", tmp_path / "out")
+    assert status == 2
+    assert "zzz.jpg" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_halfway_writes_nothing(main, files, tmp_path, segmenter, monkeypatch):
+    whole = segmenter.segment
+    monkeypatch.setattr(segmenter, "segment", lambda q, *a, **k: 1 / 0 if q.name == "tom.jpg" else whole(q, *a, **k))
+    with pytest.raises(ZeroDivisionError):
+        main("segment", "--query", tmp_path / "in", "--label", "cat", "--out", tmp_path / "out")
+    assert names(tmp_path) == {"in", "s"}
+
+
+def test_evaluate_writes_scores_and_prints_them(main, save, tmp_path, cat):
+    mask = np.zeros(cat.shape[:2], np.uint8)
+    mask[50:250, 100:350] = 255
+    for i in range(3):
+        save(np.roll(cat, 20 * i, 1), f"data/cat/images/{i}.jpg")
+        save(np.roll(mask, 20 * i, 1), f"data/cat/masks/{i}.png")
+    out = tmp_path / "results" / "scores.json"
+    status, said, _ = main("evaluate", "--benchmark", "folder", "--data", tmp_path / "data", "--episodes", 2, "--steps", 1,
+                           "--json", out)  # fmt: skip
+    scores = json.loads(out.read_text())
+    assert status == 0
+    assert (scores["episodes"], len(scores["miou"]), list(scores["per_class"])) == (2, 2, ["cat"])
+    assert "step 1" in said
+    assert f"{100 * scores['miou'][1]:.1f}" in said
+    status, _, err = main(
+        "evaluate", "--benchmark", "folder", "--data", tmp_path / "none", "--json", tmp_path / "x.json"
+    )
+    assert (status, err.count("\n")) == (2, 1)
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_weights(main, tmp_path, checkpoint, segmenter):
+    status, said, _ = main("weights", "list")
+    assert status == 0
+    assert all(digest in said for digest in segmenter.hashes.values())
+    status, said, _ = main("weights", "check", checkpoint)
+    assert status == 0
+    assert "fits lite" in said
+
+
+def test_a_wrong_checkpoint_is_status_2(tmp_path, capsys):
+    (tmp_path / "w.safetensors").write_text("hello")
+    assert cli.main(["weights", "check", str(tmp_path / "w.safetensors")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_and_version(capsys):
+    assert cli.main([]) == 0
+    assert "segment" in capsys.readouterr().out
+    for words in (
+        ["--version"],
+        ["--help"],
+        *([c, "--help"] for c in ("segment", "evaluate", "train", "bench", "demo")),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 0
+    assert imrseg.__version__ in capsys.readouterr().out
+
+
+def test_as_a_program(files, tmp_path):
+    command = [sys.executable, "-m", "imrseg"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage" in done.stdout
+    words = ["segment", "--query", files["query"], "--label", "cat", "--steps", "1", "--device", "cpu", "--out"]
+    done = subprocess.run([*command, *words, tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"query_step0.png", "query_step1.png", "panel.png", "result.json"} == names(tmp_path / "out")

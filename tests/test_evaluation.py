@@ -1,0 +1,64 @@
+"""``evaluate`` on a handful of drawn pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imrseg.errors import InputError
+from imrseg.evaluation import evaluate, held_out
+from imrseg.postprocess import iou
+
+
+@pytest.fixture
+def discs(tmp_path: Path) -> Path:
+    """Three orange discs on green, of the class "orange", at another size each."""
+    for kind in ("images", "masks"):
+        (tmp_path / "orange" / kind).mkdir(parents=True)
+    for i, (h, w) in enumerate([(120, 160), (160, 120), (200, 200)]):
+        y, x = np.mgrid[:h, :w]
+        disc = (y - h / 2) ** 2 + (x - w / 2) ** 2 < (0.3 * min(h, w)) ** 2
+        pixels = np.where(disc[..., None], (240, 140, 20), (40, 120, 40)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"orange/images/{i}.png")
+        Image.fromarray(disc.astype(np.uint8)).save(tmp_path / f"orange/masks/{i}.png")
+    return tmp_path
+
+
+def test_the_result_is_complete_and_repeatable(segmenter, discs):
+    entries = held_out("folder", discs, None, None)
+    result = evaluate(segmenter, entries, episodes=4, steps=2, seed=1)
+    assert set(result) >= {"miou", "fb_iou", "per_class", "skipped", "episodes", "seconds", "seed", "sha256"}
+    assert result["episodes"] == 4
+    assert result["skipped"] == []
+    assert list(result["per_class"]) == ["orange"]
+    assert len(result["miou"]) == len(result["fb_iou"]) == 3
+    assert all(0 <= value <= 1 for value in result["miou"] + result["fb_iou"])
+    again = evaluate(segmenter, entries, episodes=4, steps=2, seed=1)
+    assert {**again, "seconds": 0} == {**result, "seconds": 0}
+
+
+def test_one_episode_scores_what_segment_finds(segmenter, discs):
+    entries = held_out("folder", discs, None, None)[:2]
+    result = evaluate(segmenter, entries, episodes=1, steps=1)
+    found = segmenter.segment(entries[0].image, [entries[1].image], "orange", steps=1)
+    target = entries[0].target() == 1
+    coarse = found.steps[0].query_mask >= found.steps[0].cut()
+    assert result["miou"] == [pytest.approx(iou(coarse, target)), pytest.approx(iou(found.mask, target))]
+
+
+def test_zero_shot_draws_no_support(segmenter, discs):
+    entries = held_out("folder", discs, None, None)
+    result = evaluate(segmenter, entries, episodes=1, steps=1, zero_shot=True)
+    found = segmenter.segment(entries[0].image, [], "orange", steps=1)
+    assert result["shots"] == 0
+    assert result["miou"][-1] == pytest.approx(iou(found.mask, entries[0].target() == 1))
+
+
+def test_unknown_benchmarks_and_folds_are_refused(tmp_path):
+    with pytest.raises(InputError, match="pascal, folder"):
+        held_out("imagenet", tmp_path, None, None)
+    with pytest.raises(InputError, match="--splits"):
+        held_out("pascal", tmp_path, None, 0)
+    with pytest.raises(InputError, match="0 to 3"):
+        held_out("pascal", tmp_path, tmp_path, 4)

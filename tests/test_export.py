@@ -1,0 +1,122 @@
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imrseg import InputError, export, visualize
+from imrseg.images import open_picture
+from imrseg.postprocess import iou
+
+
+@pytest.fixture(scope="module")
+def run(segmenter, cat, cup):
+    result = segmenter.segment(cat, [cup], "cat", steps=2)
+    return result, {"query": cat, "supports": [cup], "segmenter": segmenter}
+
+
+def read(path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_all_files_of_a_result(run, tmp_path, cat, cup):
+    result, rest = run
+    record = export.write_result(result, tmp_path / "deep" / "out", **rest)
+    out = tmp_path / "deep" / "out"
+    masks = {f"{who}_step{i}.png" for who in ("query", "support1") for i in range(3)}
+    assert {p.name for p in out.iterdir()} == masks | {"panel.png", "result.json"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
+    for name in masks:
+        picture = Image.open(out / name)
+        assert picture.mode == "L"
+        assert set(np.unique(picture)) <= {0, 255}
+        assert read(out / name).shape == (cat if name.startswith("query") else cup).shape[:2]
+    for step in result.steps:
+        cut = step.cut(result.threshold)
+        assert np.array_equal(read(out / f"query_step{step.index}.png") == 255, step.query_mask >= cut)
+        assert np.array_equal(read(out / f"support1_step{step.index}.png") == 255, step.support_masks[0] >= cut)
+    assert np.array_equal(read(out / "query_step2.png") == 255, result.mask)
+    panel = read(out / "panel.png")
+    assert np.array_equal(panel, visualize.panel(cat, [cup], result.steps, result.threshold, "cat"))
+    assert json.loads((out / "result.json").read_text("utf-8")) == record
+
+
+def test_the_record(run, tmp_path, segmenter, cat):
+    result, rest = run
+    record = export.write_result(result, tmp_path / "out", **rest)
+    assert record["label"] == "cat"
+    assert record["preset"] == "lite"
+    assert record["weights"] == segmenter.hashes
+    assert all(len(digest) == 64 for digest in record["weights"].values())
+    assert record["size"] == {"width": cat.shape[1], "height": cat.shape[0]}
+    assert (record["threshold"], record["confidence"]) == (0.5, result.confidence)
+    masks = [s.query_mask >= s.cut(0.5) for s in result.steps]
+    assert [s["covered"] for s in record["steps"]] == pytest.approx([m.mean() for m in masks])
+    agreement = [s["iou_with_previous"] for s in record["steps"]]
+    assert agreement == [None, *(iou(a, b) for a, b in pairwise(masks))]
+    assert set(record["seconds"]) == {"decode", "features", "coarse", "step1", "step2"}
+
+
+def test_two_runs_differ_in_seconds_alone(run, tmp_path, segmenter, cat, cup):
+    result, rest = run
+    first = export.write_result(result, tmp_path / "a", **rest)
+    again = segmenter.segment(cat, [cup], "cat", steps=2)
+    second = export.write_result(again, tmp_path / "b", **rest)
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+    for path in (tmp_path / "a").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_opened_pictures_and_zero_shot(segmenter, cat, save, tmp_path):
+    picture = open_picture(save(cat, "Tom & Jerry.png"))
+    result = segmenter.segment(picture, [], "cat", steps=1)
+    record = export.write_result(result, tmp_path / "out", query=picture, supports=[], segmenter=segmenter)
+    assert (record["query"], record["supports"]) == ("Tom & Jerry.png", [])
+    assert not list((tmp_path / "out").glob("support*"))
+
+
+def test_a_users_files_stay_and_old_masks_go(run, tmp_path, segmenter, cat):
+    result, rest = run
+    out = tmp_path / "out"
+    export.write_result(result, out, **rest)
+    (out / "notes.txt").write_text("mine")
+    (out / "my_step1.png").write_text("mine")
+    shorter = segmenter.segment(cat, [], "cat", steps=1)
+    export.write_result(shorter, out, query=cat, supports=[], segmenter=segmenter)
+    kept = {"notes.txt", "my_step1.png", "query_step0.png", "query_step1.png", "panel.png", "result.json"}
+    assert {p.name for p in out.iterdir()} == kept
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_nothing_is_half_written(run, tmp_path, monkeypatch, there):
+    result, rest = run
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+        (out / "result.json").write_text("old")
+    monkeypatch.setattr(visualize, "panel", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export.write_result(result, out, **rest)
+    assert out.exists() == there
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == (["result.json"] if there else [])
+    assert not there or (out / "result.json").read_text() == "old"
+
+
+def test_a_file_is_not_a_folder(run, tmp_path):
+    result, rest = run
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="is a file"):
+            export.write_result(result, out, **rest)
+
+
+def test_json_is_replaced_whole(tmp_path):
+    path = tmp_path / "new" / "x.json"
+    export.write_json(path, {"label": "猫", "broken file name": "\udcff"})
+    assert json.loads(path.read_text("utf-8")) == {"label": "猫", "broken file name": "\udcff"}
+    with pytest.raises(TypeError):
+        export.write_json(path, {"label": object()})
+    assert json.loads(path.read_text("utf-8"))["label"] == "猫"
+    assert list(path.parent.iterdir()) == [path]

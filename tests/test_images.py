@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from imrseg import InputError, images
+from imrseg.images import open_picture, to_size, to_square
+
+T = Image.Transpose
+# What a camera held that way stores: the inverse of what a viewer does for that EXIF value.
+STORED = {1: None, 2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90,
+          7: T.TRANSVERSE, 8: T.ROTATE_270}  # fmt: skip
+
+
+def drawn(width: int, height: int) -> np.ndarray:
+    """A red square on green, off the centre: its middle lies at (0.3, 0.2) of the width and height."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 1] = 160
+    x, y, r = 0.3 * width, 0.2 * height, 0.1 * min(width, height)
+    pixels[round(y - r) : round(y + r), round(x - r) : round(x + r)] = (220, 0, 0)
+    return pixels
+
+
+def centre(weight: np.ndarray) -> tuple[float, float]:
+    """Centre of mass as shares of width and height."""
+    h, w = weight.shape
+    x, y = (np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h
+    return float((weight.sum(0) * x).sum() / weight.sum()), float((weight.sum(1) * y).sum() / weight.sum())
+
+
+def redness(pixels: np.ndarray) -> np.ndarray:
+    return (pixels[..., 0] > 128).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
+    image = Image.fromarray(drawn(300, 200))
+    if STORED[orientation] is not None:
+        image = image.transpose(STORED[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"p.{suffix}"
+    image.save(path, exif=exif)
+    picture = open_picture(path)
+    assert picture.size == (200, 300)
+    assert picture.pixels.shape == (200, 300, 3)
+    assert centre(redness(picture.pixels)) == pytest.approx((0.3, 0.2), abs=0.01)
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_large_rotated_jpeg_keeps_its_true_size(tmp_path, orientation):
+    image = Image.fromarray(drawn(4000, 1500))
+    if STORED[orientation] is not None:
+        image = image.transpose(STORED[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "p.jpg", exif=exif)
+    picture = open_picture(tmp_path / "p.jpg")
+    assert picture.size == (1500, 4000)
+    assert picture.pixels.shape == (480, images.WORKING_SIDE, 3)
+    assert centre(redness(picture.pixels)) == pytest.approx((0.3, 0.2), abs=0.01)
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 900), (900, 100), (320, 320), (37, 53), (2000, 700)])
+def test_a_point_keeps_its_relative_place(width, height):
+    picture = open_picture(drawn(width, height))
+    square = to_square(picture, 320).numpy()
+    assert square.shape == (3, 320, 320)
+    assert 0 <= square.min() <= square.max() <= 255
+    red = np.clip(square[0] / 220, 0, 1)
+    assert centre(red) == pytest.approx((0.3, 0.2), abs=0.01)
+    back = to_size(red, picture.size)
+    assert back.shape == (height, width)
+    assert back.dtype == np.float32
+    assert centre(back) == pytest.approx((0.3, 0.2), abs=0.01)
+
+
+def test_soft_masks_stay_in_range_at_any_size():
+    mask = np.random.default_rng(0).random((80, 80), np.float32)
+    for size in [(1, 1), (1, 500), (3, 2), (40_000, 2), (2, 40_000)]:
+        out = to_size(mask, size)
+        assert out.shape == size
+        assert 0 <= out.min() <= out.max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 2000, 3), (2000, 1, 3), (5, 4)])
+def test_tiny_and_narrow_pictures(shape):
+    picture = open_picture(np.full(shape, 7, np.uint8))
+    assert picture.size == shape[:2]
+    assert to_square(picture, 64).unique().tolist() == [7]
+
+
+def test_every_mode_becomes_rgb(save, tmp_path):
+    grey = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+    assert (open_picture(grey).pixels == grey[..., None]).all()
+    assert (open_picture(grey[..., None]).pixels == grey[..., None]).all()
+    for mode in ("1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"):
+        image = Image.fromarray(grey).convert("RGB" if mode in ("LAB", "HSV", "YCbCr") else "L").convert(mode)
+        picture = open_picture(image)
+        assert picture.pixels.dtype == np.uint8, mode
+        assert picture.pixels.shape == (4, 6, 3), mode
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    deep.save(tmp_path / "deep.png")
+    assert (open_picture(tmp_path / "deep.png").pixels == grey[..., None]).all()
+
+
+def test_transparency_is_laid_on_white_and_told(save):
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:4, :, 3] = 255
+    picture = open_picture(save(pixels, "cut.png"))
+    assert (picture.pixels[:4] == 0).all()
+    assert (picture.pixels[4:] == 255).all()
+    assert picture.warnings == ["“cut.png” is transparent in parts; they were laid on white."]
+    assert open_picture(np.full((8, 8, 4), 255, np.uint8)).warnings == []
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    picture = open_picture(tmp_path / "a.gif")
+    assert (picture.pixels == (255, 0, 0)).all()
+    assert "animated" in picture.warnings[0]
+
+
+def test_a_callers_image_is_left_as_it_was(save):
+    path = save(drawn(3000, 2000), "large.jpg")
+    with Image.open(path) as image:
+        picture = open_picture(image)
+        assert image.size == (3000, 2000)
+        assert image.mode == "RGB"
+    assert picture.size == (2000, 3000)
+    assert max(picture.pixels.shape) == images.WORKING_SIDE
+    assert open_picture(picture) is picture
+
+
+def test_what_is_not_a_picture_is_refused(save, tmp_path, monkeypatch):
+    (tmp_path / "note.jpg").write_text("not a picture")
+    whole = save(np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8), "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "cut.jpg") as cut:
+        for source, said in {
+            tmp_path / "none.jpg": "no picture file",
+            tmp_path: "no picture file",
+            "": "no picture file",
+            "x" * 5000: "cannot be read",
+            tmp_path / "note.jpg": "not a picture that can be read. Accepted: JPEG",
+            tmp_path / "cut.jpg": "broken",
+        }.items():
+            with pytest.raises(InputError, match=said):
+                open_picture(source)
+        with pytest.raises(InputError, match="broken"):
+            open_picture(cut)
+    for array in (np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.uint8(3)):
+        with pytest.raises(InputError):
+            open_picture(array)
+    for other in (None, 3, b"bytes", [1]):
+        with pytest.raises(InputError, match="must be a path"):
+            open_picture(other)
+    with pytest.raises(InputError, match="no pixels"):
+        open_picture(Image.new("RGB", (0, 5)))
+    monkeypatch.setattr(images, "MAX_PIXELS", 30_000)
+    with pytest.raises(InputError, match="megapixels"):
+        open_picture(tmp_path / "whole.jpg")

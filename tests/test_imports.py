@@ -1,0 +1,27 @@
+"""The core stays light: what only the page or a panel needs is not imported with it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"gradio", "open_clip", "matplotlib", "timm", "transformers", "skimage"}
+
+
+def modules_after(code: str) -> set[str]:
+    code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+
+
+def test_import_is_light():
+    loaded = modules_after("import imrseg; imrseg.Segmenter")
+    assert "torch" in loaded
+    assert not loaded & HEAVY
+
+
+def test_the_command_line_answers_before_torch_is_there():
+    assert "torch" not in modules_after("import imrseg.cli; imrseg.list_presets()")

@@ -1,0 +1,25 @@
+import pytest
+
+import imrseg
+from imrseg.postprocess import AGGREGATES
+from imrseg.presets import PRESETS, get_preset
+
+
+def test_every_row_is_usable():
+    assert imrseg.list_presets() == list(PRESETS)
+    assert "lite" in PRESETS
+    for name, preset in PRESETS.items():
+        assert preset.name == name
+        assert preset.aggregate in AGGREGATES
+        assert preset.steps >= 1
+        assert preset.licence
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(imrseg.InputError, match=r"no preset “large”\. Presets: lite"):
+        get_preset("large")
+
+
+def test_errors_are_what_callers_expect():
+    assert issubclass(imrseg.InputError, ValueError)
+    assert issubclass(imrseg.WeightsError, RuntimeError)

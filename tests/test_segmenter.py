@@ -1,0 +1,218 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imrseg import InputError, Segmenter, Step
+from imrseg.postprocess import aggregate
+from imrseg.segmenter import MAX_LABEL, MAX_STEPS, MAX_SUPPORTS, check_label, pick_device
+
+
+def same(a: Step, b: Step) -> bool:
+    return np.array_equal(a.query_soft, b.query_soft) and np.array_equal(a.support_soft, b.support_soft)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("shots", [0, 1, 3])
+def test_shapes_types_and_ranges(segmenter, cat, cup, steps, shots):
+    supports = [cat[:, ::-1].copy(), cup, cat[:200, 100:150]][:shots]
+    result = segmenter.segment(cat, supports, "cat", steps=steps)
+    assert [s.index for s in result.steps] == list(range(steps + 1))
+    for step in result.steps:
+        assert step.query_mask.dtype == np.float32
+        assert step.query_mask.shape == cat.shape[:2]
+        assert [m.shape for m in step.support_masks] == [s.shape[:2] for s in supports]
+        for mask in (step.query_mask, *step.support_masks):
+            assert 0 <= mask.min() <= mask.max() <= 1
+    assert result.mask.dtype == bool
+    assert result.mask.shape == cat.shape[:2]
+    assert isinstance(result.warnings, list)
+    assert 0 <= result.confidence <= 1
+    stages = ["decode", "features", "coarse", *(f"step{i}" for i in range(1, steps + 1))]
+    assert list(result.seconds) == stages
+    assert all(s >= 0 for s in result.seconds.values())
+
+
+def test_steps_default_to_the_presets(segmenter, cat):
+    assert len(segmenter.segment(cat, [], "cat").steps) == segmenter.preset.steps + 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (300, 1, 3), (2000, 30, 3), (7, 5, 3)])
+def test_pictures_of_any_shape(segmenter, cup, shape):
+    odd = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    result = segmenter.segment(odd, [cup], "cup", steps=1)
+    assert result.mask.shape == shape[:2]
+    result = segmenter.segment(cup, [odd], "cup", steps=1)
+    assert result.steps[-1].support_masks[0].shape == shape[:2]
+
+
+def test_path_pil_and_array_are_the_same_picture(segmenter, cup, save):
+    path = save(cup, "cup.png")
+    results = [segmenter.segment(q, [cup], "cup", steps=1) for q in (cup, path, str(path), Image.open(path))]
+    assert all(same(results[0].steps[-1], r.steps[-1]) for r in results)
+
+
+def test_a_rotated_file_is_segmented_upright(segmenter, cat, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(cat).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "r.png", exif=exif)
+    rotated = segmenter.segment(tmp_path / "r.png", [], "cat", steps=1)
+    np.testing.assert_array_equal(
+        rotated.steps[-1].query_mask, segmenter.segment(cat, [], "cat", steps=1).steps[-1].query_mask
+    )
+
+
+def test_the_same_input_gives_the_same_output(segmenter, cat, cup):
+    first = segmenter.segment(cat, [cup], "cat", steps=2)
+    segmenter.segment(cup, [], "cup", steps=1)
+    again = segmenter.segment(cat, [cup], "cat", steps=2)
+    assert all(same(a, b) for a, b in zip(first.steps, again.steps, strict=True))
+    remember, segmenter.remember = segmenter.remember, 0
+    try:
+        fresh = segmenter.segment(cat, [cup], "cat", steps=2)
+    finally:
+        segmenter.remember = remember
+    assert all(same(a, b) for a, b in zip(first.steps, fresh.steps, strict=True))
+    assert first.confidence == again.confidence == fresh.confidence
+
+
+def test_iterate_yields_what_segment_returns(segmenter, cat, cup):
+    whole = segmenter.segment(cat, [cup], "cat", steps=3).steps
+    one_by_one = list(segmenter.iterate(cat, [cup], "cat", steps=3))
+    assert len(whole) == len(one_by_one) == 4
+    assert all(same(a, b) for a, b in zip(whole, one_by_one, strict=True))
+
+
+def test_fewer_steps_are_the_first_of_more(segmenter, cat, cup):
+    long, short = (segmenter.segment(cat, [cup], "cat", steps=n).steps for n in (4, 2))
+    assert all(same(a, b) for a, b in zip(short, long[:3], strict=True))
+
+
+def test_zero_shot_is_the_query_supporting_itself(segmenter, cat):
+    """Section 5.4 of the paper."""
+    alone = segmenter.segment(cat, [], "cat", steps=2)
+    itself = segmenter.segment(cat, [cat], "cat", steps=2)
+    for a, b in zip(alone.steps, itself.steps, strict=True):
+        assert a.support_masks == []
+        np.testing.assert_allclose(a.query_soft, b.query_soft, atol=1e-6)
+
+
+def test_each_support_has_its_own_run(segmenter, cat, cup):
+    flipped = cat[:, ::-1].copy()
+    both = segmenter.segment(cat, [flipped, cup], "cat", steps=2, aggregate="vote")
+    singles = [segmenter.segment(cat, [s], "cat", steps=2) for s in (flipped, cup)]
+    assert np.array_equal(both.steps[0].query_mask, singles[0].steps[0].query_mask)
+    for index in (1, 2):
+        step = both.steps[index]
+        for k, single in enumerate(singles):
+            np.testing.assert_allclose(step.query_soft[k], single.steps[index].query_soft[0], atol=1e-4)
+            np.testing.assert_allclose(step.support_masks[k], single.steps[index].support_masks[0], atol=1e-4)
+        sized = [replace(step, query_soft=step.query_soft[k : k + 1]).query_mask for k in range(2)]
+        assert np.array_equal(step.query_mask, aggregate(sized, "vote"))
+        assert np.array_equal(replace(step, how="mean").query_mask, aggregate(sized, "mean"))
+
+
+def test_the_threshold_cuts_the_last_mask(segmenter, cat):
+    masks = [segmenter.segment(cat, [], "cat", threshold=t) for t in (0.2, 0.5, 0.8)]
+    last = masks[0].steps[-1]
+    for threshold, result in zip((0.2, 0.5, 0.8), masks, strict=True):
+        assert last.cut(threshold) == threshold
+        assert np.array_equal(result.mask, last.query_mask >= threshold)
+
+
+def test_coarse_masks_are_cut_where_they_fit_best(segmenter, cat):
+    coarse = segmenter.segment(cat, [], "cat", steps=0).steps[0]
+    assert coarse.cut() == pytest.approx(segmenter.coarse_threshold)
+    assert coarse.cut(0.25) == pytest.approx(segmenter.coarse_threshold / 2)
+    assert coarse.cut(0) == 0
+    assert coarse.cut(1) <= 1
+
+
+def test_warnings_are_collected(segmenter, cat):
+    glass = np.dstack([cat, np.full(cat.shape[:2], 128, np.uint8)])
+    result = segmenter.segment(cat, [glass], "a fluffy red zebra", steps=1)
+    assert any("transparent" in w for w in result.warnings)
+    assert any("read as “zebra”" in w for w in result.warnings)
+
+
+def test_an_empty_mask_is_told(segmenter, cat):
+    run = segmenter.start(cat, [], "cat")
+    run._last = replace(run.coarse, query_soft=np.zeros_like(run.coarse.query_soft))
+    assert "Nothing was found for “cat”" in run.verdict()[-1]
+
+
+def test_a_label_that_is_not_there_is_less_likely(segmenter, cat):
+    assert segmenter.segment(cat, [], "cat", 0).confidence > segmenter.segment(cat, [], "aeroplane", 0).confidence
+
+
+def test_bad_input_is_refused(segmenter, cat, tmp_path):
+    for label in ("", "   ", "!!", None, 5, "x" * (MAX_LABEL + 1)):
+        with pytest.raises(InputError):
+            segmenter.segment(cat, [], label)
+    for steps in (-1, MAX_STEPS + 1, 1.5, "2", True):
+        with pytest.raises(InputError, match="whole number from 0 to 20"):
+            segmenter.segment(cat, [], "cat", steps=steps)
+    for threshold in (-0.1, 1.1, float("nan"), "0.5", None, True):
+        with pytest.raises(InputError, match="number from 0 to 1"):
+            segmenter.segment(cat, [], "cat", threshold=threshold)
+    with pytest.raises(InputError, match="vote, mean"):
+        segmenter.segment(cat, [], "cat", aggregate="median")
+    with pytest.raises(InputError, match="Accepted: up to 10"):
+        segmenter.segment(cat, [cat] * (MAX_SUPPORTS + 1), "cat")
+    for supports in (cat, "support.jpg", None):
+        with pytest.raises(InputError, match="must be a list"):
+            segmenter.segment(cat, supports, "cat")
+    with pytest.raises(InputError, match="no picture file"):
+        segmenter.segment(cat, [tmp_path / "none.jpg"], "cat")
+    with pytest.raises(InputError, match="no preset"):
+        Segmenter.from_preset("huge")
+    for device in ("tpu9", "cuda:99", "gpu", ""):
+        with pytest.raises(InputError):
+            pick_device(device)
+
+
+def test_labels_and_devices_that_are_accepted():
+    assert check_label("  red car ") == "red car"
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_features_are_remembered_by_content(segmenter, cat, cup):
+    segmenter.segment(cat, [cup], "cat", steps=0)
+    known = len(segmenter._remembered)
+    segmenter.segment(cat.copy(), [cup.copy()], "dog", steps=0)
+    assert len(segmenter._remembered) == known
+    remember, segmenter.remember = segmenter.remember, 1
+    try:
+        segmenter.segment(cat, [cup], "cat", steps=0)
+        assert len(segmenter._remembered) == 1
+    finally:
+        segmenter.remember = remember
+
+
+def test_threads_do_not_disturb_each_other(segmenter, cat, cup):
+    jobs = [(cat, "cat"), (cup, "cup"), (cat, "dog"), (cup, "table")] * 2
+    alone = [segmenter.segment(picture, [cat], label, steps=1) for picture, label in jobs]
+    barrier = threading.Barrier(4)
+
+    def work(job):
+        barrier.wait()
+        return segmenter.segment(job[0], [cat], job[1], steps=1)
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(work, jobs))
+    assert all(same(a.steps[-1], b.steps[-1]) for a, b in zip(alone, together, strict=True))
+    assert [a.confidence for a in alone] == [b.confidence for b in together]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_agrees_with_the_cpu(segmenter, cat, cup):
+    on_gpu = Segmenter.from_preset("lite", "cuda").segment(cat, [cup], "cat", steps=3)
+    on_cpu = segmenter.segment(cat, [cup], "cat", steps=3)
+    for a, b in zip(on_gpu.steps, on_cpu.steps, strict=True):
+        np.testing.assert_allclose(a.query_soft, b.query_soft, atol=0.02)
