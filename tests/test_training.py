@@ -119,5 +119,7 @@ def test_without_dice_the_loss_is_cross_entropy():
 def test_disturbed_masks_stay_masks():
     mask = torch.rand(16, 1, 10, 10)
     out = disturb(mask, np.random.default_rng(0), 1.0)
-    assert out.min() >= 0 and out.max() <= 1 and not torch.equal(out, mask)
+    assert out.min() >= 0
+    assert out.max() <= 1
+    assert not torch.equal(out, mask)
     assert torch.equal(disturb(mask, np.random.default_rng(0), 0.0), mask)

@@ -77,7 +77,10 @@ def connect(page: Page, segmenter: Segmenter) -> None:
 
 
 # On a narrow page the results are below the inputs: bring them into view.
-SCROLL = "() => { if (innerWidth < 900) document.querySelector('#results').scrollIntoView({ behavior: 'smooth' }); }"
+SCROLL = """(...inputs) => {
+    if (innerWidth < 900) document.querySelector("#results").scrollIntoView({ behavior: "smooth" });
+    return inputs;
+}"""
 
 
 class Handlers:
@@ -113,11 +116,11 @@ class Handlers:
             session, labels = Session.of(pictures), split_labels(label)
             for number, name in enumerate(labels):
                 run = self.segmenter.start(pictures[0], pictures[1:], name)
-                finding = Finding(run.label, run.warnings, run.confidence, [run.coarse])
-                session.findings.append(finding)
+                finding = Finding(run.label, run.warnings, run.confidence, (run.coarse,))
                 for index in range(steps + 1):
                     if index > 0:
-                        finding.steps.append(run.advance())
+                        finding = finding.followed_by(run.advance())
+                    session = session.having(finding)
                     yield self.everything(session, number, index, view, threshold, 0) | {
                         page.session: session,
                         page.status: progress(f"“{name}”: {step_name(index)}", (index + 1) / (steps + 1)),

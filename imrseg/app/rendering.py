@@ -58,7 +58,7 @@ def filmstrip(session: Session, finding: Finding, view: str, threshold: float, s
     columns = []
     for step in range(len(finding.steps)):
         cells = "".join(
-            session.remembered((finding, step, row, view, threshold), partial(cell, step, row)) for row in rows
+            session.remembered((finding.label, step, row, view, threshold), partial(cell, step, row)) for row in rows
         )
         columns.append(
             f'<button type="button" data-step="{step}"><b>{step_name(step).capitalize()}</b>{cells}</button>'
@@ -92,7 +92,7 @@ def confidence_words(finding: Finding) -> str:
     label = f"<b>“{html.escape(finding.label)}”</b>"
     if finding.confidence is None:
         return f"{label} was looked for."
-    sure = f"<span>confidence {percent(finding.confidence)}</span>"
+    sure = f"<span>confidence {percent(finding.confidence).replace(' ', '&nbsp;')}</span>"
     if finding.confidence < UNLIKELY:
         return f"{label} was looked for. {sure}"  # a warning follows that says more
     words = "is very likely" if finding.confidence >= 0.9 else "is likely" if finding.confidence >= 0.7 else "may be"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ REMEMBERED = 200  # cells of filmstrips
 DISPLAY_SIDES = (640, 960)  # least and most of the longer side of a picture on the page, in pixels
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Finding:
     """One label's run: its steps so far.
 
@@ -28,7 +28,10 @@ class Finding:
     label: str
     warnings: list[str]
     confidence: float | None
-    steps: list[Step] = field(default_factory=list)
+    steps: tuple[Step, ...]
+
+    def followed_by(self, step: Step) -> Finding:
+        return replace(self, steps=(*self.steps, step))
 
     def verdict(self, covered: float) -> list[str]:
         """``warnings``, and a sentence where the query's last mask covers nothing or the label is doubted.
@@ -42,11 +45,11 @@ class Finding:
         return list(self.warnings)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Session:
     """Pictures at display size and what was found in them, label by label.
 
-    A run fills it while the page already shows it: lists only ever grow.
+    It never changes: a run makes a new one at every step, and the page keeps the last that it received.
 
     Attributes:
         pictures: uint8 (h, w, 3) RGB, the query first, then the supports.
@@ -54,14 +57,20 @@ class Session:
         findings: one for each label, in the order of the label box.
     """
 
-    pictures: list[np.ndarray]
-    names: list[str]
-    findings: list[Finding] = field(default_factory=list)
+    pictures: tuple[np.ndarray, ...]
+    names: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
     _cells: dict[Hashable, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, pictures: Sequence[Picture]) -> Session:
-        return cls([fit(p.pixels) for p in pictures], [p.name for p in pictures])
+        return cls(tuple(fit(p.pixels) for p in pictures), tuple(p.name for p in pictures))
+
+    def having(self, finding: Finding) -> Session:
+        """With ``finding``, in the place of an earlier one for the same label or after the others."""
+        labels = [old.label for old in self.findings]
+        number = labels.index(finding.label) if finding.label in labels else len(labels)
+        return replace(self, findings=(*self.findings[:number], finding, *self.findings[number + 1 :]))
 
     @property
     def supports(self) -> int:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imrseg.errors import WeightsError
+from imrseg.errors import InputError, WeightsError
 
 # Channels of the block outputs that EfficientNetLite returns; the number is the stride.
 EFFICIENTNET_LITE0 = {"s4": 24, "s8": 40, "s16a": 80, "s16b": 112, "s16c": 112, "s16d": 112,
@@ -60,6 +61,90 @@ class EfficientNetLite(nn.Module):
         out["s32c"] = x = self.blocks[6](x)
         out["head"] = self.top(x)
         return out
+
+
+class BlockBackbone(nn.Module):
+    """ResNet or VGG16 of torchvision, giving the layers that HSNet correlates.
+
+    Attributes:
+        depths: layers in each of the three levels, the coarsest first.
+        middle: channels of the middle level.
+    """
+
+    depths: tuple[int, int, int]
+    middle: int
+
+    def train(self, mode: bool = True) -> BlockBackbone:
+        return super().train(False)  # frozen
+
+    def unused(self, name: str) -> bool:
+        """Whether a tensor of that name belongs to torchvision's classifier, which is not kept."""
+        return name.startswith(("backbone.fc.", "backbone.classifier."))
+
+
+class BlockResNet(BlockBackbone):
+    """Outputs of the blocks of conv3_x, conv4_x and conv5_x, each before its final ReLU."""
+
+    middle = 1024
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"):
+            setattr(self, name, getattr(net, name))
+        self.depths = (len(self.layer4), len(self.layer3), len(self.layer2))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = F.max_pool2d(self.bn1(self.conv1(images)).relu(), 3, 2, 1)
+        out = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in layer:
+                y = block.bn1(block.conv1(x)).relu()
+                y = block.bn2(block.conv2(y)).relu()
+                y = block.bn3(block.conv3(y)) + (x if block.downsample is None else block.downsample(x))
+                if layer is not self.layer1:
+                    out.append(y)
+                x = y.relu()
+        return out
+
+
+class BlockVGG(BlockBackbone):
+    """Outputs of the convolutions of conv4_x and conv5_x before their ReLU, and of the last pooling."""
+
+    depths = (1, 3, 3)
+    middle = 512
+    kept = (17, 19, 21, 24, 26, 28, 30)
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.features = net.features
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, out = images, []
+        for i, module in enumerate(self.features):
+            x = x.relu() if isinstance(module, nn.ReLU) else module(x)  # theirs would write over what is kept
+            if i in self.kept:
+                out.append(x)
+        return out
+
+
+def hsnet_backbone(name: str) -> BlockBackbone:
+    """An untrained, frozen "resnet50", "resnet101" or "vgg16": ImageNet-normalised (B, 3, H, W) -> layers.
+
+    Layers come finest first; at 400 x 400 they measure 50, 25 and 13 (VGG16: 12) on a side.
+
+    Raises:
+        InputError: another name.
+    """
+    from torchvision import models
+
+    with torch.device("meta"):  # no time spent on drawing weights that are loaded over
+        if name in ("resnet50", "resnet101"):
+            backbone: BlockBackbone = BlockResNet(getattr(models, name)(weights=None))
+        elif name == "vgg16":
+            backbone = BlockVGG(models.vgg16(weights=None))
+        else:
+            raise InputError(f"There is no backbone “{name}”. Accepted: resnet50, resnet101, vgg16.")
+    return backbone.to_empty(device="cpu").requires_grad_(False).eval()
 
 
 def _package_weights() -> dict[str, Tensor]:

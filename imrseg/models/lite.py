@@ -18,9 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imrseg.models.backbones import EFFICIENTNET_LITE0
+from imrseg.models.correlation import swap
 from imrseg.models.imr import IMRCell
 from imrseg.models.layers import conv_block, resize
-from imrseg.models.refiner import Features, Refiner
+from imrseg.models.refiner import Refiner
+
+Features = dict[str, Tensor]
 
 COARSE = ("s32a", "s32b", "s32c")
 MIDDLE = ("s16a", "s16b", "s16c", "s16d")
@@ -118,12 +121,12 @@ class LiteNeck(nn.Module):
         attention = (self.sharpness[layer].exp() * cosine).softmax(-1)
         return Correlation(cosine, attention, size)
 
-    def forward(self, pair: LitePair, own: Tensor, other: Tensor) -> Tensor:
-        maps = {k: c.describe(own, other) for k, c in pair.correlations.items()}
+    def forward(self, pair: LitePair, masks: Tensor) -> tuple[Tensor, LitePair]:
+        maps = {k: c.describe(masks, swap(masks)) for k, c in pair.correlations.items()}
         x = self.squeeze32(torch.cat([maps[k] for k in COARSE], 1))
         x = resize(x, pair.correlations["s16a"].size)
         x = self.squeeze16(torch.cat([x, *(maps[k] for k in MIDDLE)], 1))
-        return self.squeeze8(resize(x, (pair.guide.shape[-2], pair.guide.shape[-1])))
+        return self.squeeze8(resize(x, (pair.guide.shape[-2], pair.guide.shape[-1]))), pair
 
 
 class LiteHead(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from imrseg.models.imr import IMRCell
 from imrseg.models.layers import resize
 
-Features = dict[str, Tensor]
+Features = Any  # what the backbone gives and the neck takes
+Resize = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 class Pair(Protocol):
@@ -19,11 +21,13 @@ class Pair(Protocol):
 
     Attributes:
         guide: image features for the recurrent cell, (2B, G, h, w).
-        mask_size: (height, width) of the masks that the head makes.
+        mask_size: (height, width) that the coarse masks are brought to; None leaves them as they are.
     """
 
-    guide: Tensor
-    mask_size: tuple[int, int]
+    @property
+    def guide(self) -> Tensor: ...
+    @property
+    def mask_size(self) -> tuple[int, int] | None: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class RefinerState:
     """The state carried from step to step, both images stacked: queries, then supports.
 
     Attributes:
-        pair: the neck's preparation, the same at every step.
+        pair: the neck's preparation, and what else the neck carries from step to step.
         masks: soft masks (2B, 1, h, w) in [0, 1].
         hidden: hidden states of the recurrent cell (2B, C, h', w').
         logits: (2B, 2, h, w), channel 1 = object; None before the first step.
@@ -55,35 +59,36 @@ class Refiner(nn.Module):
     """The loop around a neck, a recurrent cell and a head.
 
     Args:
-        neck: ``prepare(query, support) -> Pair``, and ``neck(pair, own, other)`` -> the correlation
-            ``C`` (2B, C, h', w'), which says of each position of an image how it relates to the
-            object in the other image.
+        neck: ``prepare(query, support) -> Pair``, and ``neck(pair, masks) -> (C, Pair)``, where ``C``
+            (2B, C, h', w') says of each position of an image how it relates to the object in the
+            other image.
         cell: updates the hidden state from ``[own mask, C, guide]`` (equation 4).
-        head: ``head(C + h, pair, own)`` -> logits (equations 5 and 6).
+        head: ``head(C + h, pair, masks)`` -> logits (equations 5 and 6).
+        resize: how masks change size.
 
     Both images go through as one batch; query and support differ only in their place.
     """
 
-    def __init__(self, neck: nn.Module, cell: IMRCell, head: nn.Module) -> None:
+    def __init__(self, neck: nn.Module, cell: IMRCell, head: nn.Module, resize: Resize = resize) -> None:
         super().__init__()
         self.neck, self.cell, self.head = neck, cell, head
+        self.resize = resize
 
     def start(self, query: Features, support: Features, query_mask: Tensor, support_mask: Tensor) -> RefinerState:
         """The state before the first step, from features and coarse masks (B, 1, h, w) in [0, 1]."""
         pair = self.neck.prepare(query, support)
-        masks = resize(torch.cat([query_mask, support_mask]), pair.mask_size)
-        hidden = pair.guide.new_zeros(len(masks), self.cell.hidden, *pair.guide.shape[-2:])
-        return RefinerState(pair, masks, hidden)
+        masks = torch.cat([query_mask, support_mask])
+        if pair.mask_size is not None:
+            masks = self.resize(masks, pair.mask_size)
+        return RefinerState(pair, masks, self.cell.first(pair.guide))
 
     def step(self, state: RefinerState) -> RefinerState:
         """One refinement of both images' masks by each other."""
-        own, pair = state.masks, state.pair
-        query, support = own.chunk(2)
-        correlation = self.neck(pair, own, torch.cat([support, query]))
-        x = torch.cat([resize(own, pair.guide.shape[-2:]), correlation, pair.guide], 1)
-        hidden = self.cell(x, state.hidden)
-        logits = self.head(correlation + hidden, pair, own).float()
-        return replace(state, masks=logits.softmax(1)[:, 1:], hidden=hidden, logits=logits)
+        correlation, pair = self.neck(state.pair, state.masks)
+        own = self.resize(state.masks, (pair.guide.shape[-2], pair.guide.shape[-1]))
+        hidden = self.cell(torch.cat([own, correlation, pair.guide], 1), state.hidden)
+        logits = self.head(correlation + hidden, pair, state.masks).float()
+        return RefinerState(pair, logits.softmax(1)[:, 1:], hidden, logits)
 
     def forward(
         self, query: Features, support: Features, query_mask: Tensor, support_mask: Tensor, steps: int
