@@ -182,12 +182,23 @@ class Run:
 
     def verdict(self, threshold: float = 0.5) -> list[str]:
         """``warnings``, and a sentence where the last step found nothing or doubts the label."""
-        covered = float((self._last.query_soft.mean(0) >= self._last.cut(threshold)).mean())
-        if covered < EMPTY:
-            return [*self.warnings, f"Nothing was found for “{self.label}” in the query picture."]
-        if self.confidence is not None and self.confidence < UNLIKELY:
-            return [*self.warnings, f"“{self.label}” is probably not in the query picture."]
-        return list(self.warnings)
+        small = self._last.query_at(self._last.query_soft.shape[-2:])
+        covered = float((small >= self._last.cut(threshold)).mean())
+        return verdict(self.label, self.warnings, self.confidence, covered)
+
+
+def verdict(label: str, warnings: Sequence[str], confidence: float | None, covered: float) -> list[str]:
+    """A run's warnings, and a sentence where nothing was found or the label is doubted.
+
+    Args:
+        label, warnings, confidence: of the run.
+        covered: the share of the query that the last mask covers, in [0, 1].
+    """
+    if covered < EMPTY:
+        return [*warnings, f"Nothing was found for “{label}” in the query picture."]
+    if confidence is not None and confidence < UNLIKELY:
+        return [*warnings, f"“{label}” is probably not in the query picture."]
+    return list(warnings)
 
 
 class Segmenter:

@@ -204,9 +204,9 @@ def list_examples() -> list[Example]:
 
     examples = [
         pictures("cheetah", "cheetah-portrait.jpg", "cheetah-running.jpg"),
-        pictures("person", "astronaut.jpg", "grace-hopper.jpg"),
         pictures("big cat", "lion.jpg", "cheetah-running.jpg", "cheetah-portrait.jpg"),
         pictures("cat", "chelsea.jpg"),
+        pictures("tower", "tower.jpg"),
     ]
     return [e for e in examples if all(path.is_file() for path in (e.query, *e.supports))]
 

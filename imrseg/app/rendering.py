@@ -84,7 +84,7 @@ def status(session: Session, finding: Finding, threshold: float) -> str:
     steps = len(finding.steps) - 1
     count = "coarse mask only" if steps == 0 else f"{steps} step{'s' * (steps > 1)}"
     items = "".join(f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings)
-    return f"<p>{confidence_words(finding)}<span>{count} in {seconds:.2f} s</span></p>{items}"
+    return f"<p>{confidence_words(finding)} <span>{count} in {seconds:.2f} s</span></p>{items}"
 
 
 def confidence_words(finding: Finding) -> str:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from imrseg.images import Picture
-from imrseg.segmenter import EMPTY, UNLIKELY, Step
+from imrseg.segmenter import Step, verdict
 from imrseg.visualize import soft_mask
 
 REMEMBERED = 200  # cells of filmstrips
@@ -38,11 +38,7 @@ class Finding:
 
         ``covered``: the share of the query that the last mask covers, in [0, 1].
         """
-        if covered < EMPTY:
-            return [*self.warnings, f"Nothing was found for “{self.label}” in the query picture."]
-        if self.confidence is not None and self.confidence < UNLIKELY:
-            return [*self.warnings, f"“{self.label}” is probably not in the query picture."]
-        return list(self.warnings)
+        return verdict(self.label, self.warnings, self.confidence, covered)
 
 
 @dataclass(frozen=True, eq=False)

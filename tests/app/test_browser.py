@@ -135,7 +135,8 @@ def test_an_example_without_supports_and_one_with_two(visit):
     expect(page.locator("#status")).to_contain_text("3 steps in", timeout=30_000)
     expect(page.locator("#support-view")).to_be_hidden()
     cards.filter(has_text="2 supports").click()
-    expect(page.locator("#support-view-note")).to_contain_text(RUNNING.name, timeout=30_000)
+    expect(page.locator("#status")).to_contain_text(re.compile("“big cat”.*3 steps in", re.DOTALL), timeout=30_000)
+    expect(page.locator("#support-view-note")).to_contain_text(RUNNING.name)
     page.locator("#which-support").get_by_label("2").check()
     expect(page.locator("#support-view-note")).to_contain_text(PORTRAIT.name)
 

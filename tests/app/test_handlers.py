@@ -141,7 +141,7 @@ def test_two_visitors_do_not_share_anything(app):
     turns = [(next(one), next(two)) for _ in range(4)]
     first, second = (turn[app.page.session] for turn in turns[-1])
     assert first is not second
-    assert (first.names, second.names) == ([PORTRAIT.name], [LION.name])
+    assert (first.names, second.names) == ((PORTRAIT.name,), (LION.name,))
     assert first.findings[0].label == "cheetah"
     assert second.findings[0].label == "lion"
 
