@@ -57,7 +57,12 @@ def connect(page: Page, segmenter: Segmenter) -> None:
         trigger(handlers.run, inputs, shown, **running) for trigger in (page.run.click, page.label.submit, picked.then)
     ]
     page.stop.click(
-        handlers.end, [page.session, page.which_label, page.threshold], shown, cancels=runs, queue=False, **quiet
+        handlers.end,
+        [page.session, page.which_label, page.view, page.threshold],
+        shown,
+        cancels=runs,
+        queue=False,
+        **quiet,
     )
 
     looking: dict[str, Any] = quiet | {"trigger_mode": "always_last", "concurrency_limit": None}
@@ -131,18 +136,27 @@ class Handlers:
         except Exception as error:
             yield self.buttons(running=False) | {page.status: problem(words_for(error))}
         else:
-            yield self.end(session, labels[-1], threshold)
+            yield self.end(session, labels[-1], view, threshold)
 
-    def end(self, session: Session | None, label: str | None, threshold: float) -> Updates:
-        """After a run, stopped or not: the steps that there are can be looked at."""
+    def end(self, session: Session | None, label: str | None, view: str, threshold: float) -> Updates:
+        """After a run, stopped or not: the steps that there are can be looked at.
+
+        All is shown once more: a busy browser may skip a step that another follows at once.
+        """
         updates = self.buttons(running=False)
         if session is None:
             return updates | {self.page.status: ""}
-        finding = session.findings[find(session, label)]
-        return updates | {
-            self.page.status: status(session, finding, threshold),
-            self.page.step: stepper(len(finding.steps) - 1),
-        }
+        number = find(session, label)
+        finding = session.findings[number]
+        last = len(finding.steps) - 1
+        return (
+            updates
+            | self.everything(session, number, last, view, threshold, 0)
+            | {
+                self.page.status: status(session, finding, threshold),
+                self.page.step: stepper(last, last),
+            }
+        )
 
     def buttons(self, running: bool) -> Updates:
         return {self.page.run: gr.Button(interactive=not running), self.page.stop: gr.Button(visible=running)}

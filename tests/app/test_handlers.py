@@ -150,14 +150,14 @@ def test_a_stopped_run_can_be_looked_at(app):
     going = app.run(str(PORTRAIT), None, "cheetah", 5, "Overlay", 0.5)
     session = [next(going) for _ in range(3)][-1][app.page.session]
     going.close()
-    ended = app.end(session, "cheetah", 0.5)
+    ended = app.end(session, "cheetah", "Overlay", 0.5)
     assert ended[app.page.step].maximum == 1
     assert ended[app.page.run].interactive is True
     assert app.look(session, "cheetah", 5, "Overlay", 0.5, None)[app.page.query_view].label == "Query, step 1"
 
 
 def test_a_run_stopped_before_its_first_mask_leaves_the_page_as_it_was(app):
-    assert set(app.end(None, None, 0.5)) == {app.page.run, app.page.stop, app.page.status}
+    assert set(app.end(None, None, "Overlay", 0.5)) == {app.page.run, app.page.stop, app.page.status}
 
 
 def test_download_is_the_mask_at_the_pictures_own_size(app, tmp_path, segmenter):
