@@ -6,6 +6,7 @@ Each command's modules are imported when it runs, so that ``--help`` answers at 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -92,8 +93,9 @@ def parser() -> argparse.ArgumentParser:
 
     c = command(commands, "demo", demo, "the web page")
     add_model(c)
-    c.add_argument("--host", default="127.0.0.1")
-    c.add_argument("--port", type=int, default=7860)
+    # A host such as Hugging Face Spaces says by Gradio's variables where to listen.
+    c.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="0.0.0.0 for all")
+    c.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
     c.add_argument("--share", action="store_true", help="a public address for 72 hours")
     c.add_argument("--mcp", action="store_true", help="serve as a tool for language models too")
     return top
@@ -244,13 +246,25 @@ def check_weights(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
+    import logging
+
+    import numpy as np
+
+    from imrseg.segmenter import Segmenter
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    segmenter = Segmenter.from_preset(args.preset, args.device)
     try:
         from imrseg.app import APPEARANCE, build_app
     except ImportError as error:
         raise InputError(f"The page needs Gradio: pip install imrseg[app] ({error}).") from None
-    from imrseg.segmenter import Segmenter
 
-    app = build_app(Segmenter.from_preset(args.preset, args.device))
+    app = build_app(segmenter)
     app.launch(
-        server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp, **APPEARANCE
+        server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp,
+        prevent_thread_lock=True, **APPEARANCE,
     )  # fmt: skip
+    # The first pass through the network takes longer than the others: not a visitor's.
+    blank = np.zeros((64, 64, 3), np.uint8)
+    segmenter.segment(blank, [blank], "cat", steps=1)
+    app.block_thread()

@@ -138,12 +138,16 @@ def _to_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     return image.convert("RGB")
 
 
+def stretch(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Pixels (h, w, 3) stretched to (side, side, 3): mean over areas when smaller, bilinear when larger."""
+    h, w = pixels.shape[:2]
+    how = cv2.INTER_AREA if h * w > side * side else cv2.INTER_LINEAR
+    return cv2.resize(np.ascontiguousarray(pixels), (side, side), interpolation=how)
+
+
 def to_square(picture: Picture, side: int) -> Tensor:
     """The whole picture stretched to (3, side, side), float32 in 0..255."""
-    h, w = picture.pixels.shape[:2]
-    area = cv2.INTER_AREA if h * w > side * side else cv2.INTER_LINEAR
-    square = cv2.resize(picture.pixels, (side, side), interpolation=area)
-    return torch.from_numpy(square).permute(2, 0, 1).float()
+    return torch.from_numpy(stretch(picture.pixels, side)).permute(2, 0, 1).float()
 
 
 def to_size(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

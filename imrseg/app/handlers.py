@@ -10,14 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import gradio as gr
-import numpy as np
 
 from imrseg.app.layout import KEEP, Page, lay_out, list_examples
 from imrseg.app.rendering import draw, filmstrip, note, problem, progress, status, step_name
 from imrseg.app.sessions import Finding, Session
 from imrseg.errors import InputError
+from imrseg.export import encode_mask, write_result
 from imrseg.images import open_picture
 from imrseg.segmenter import Segmenter
 
@@ -240,7 +239,7 @@ class Handlers:
             mask = shown.query_mask >= shown.cut(threshold)
             with TemporaryDirectory() as folder:
                 path = Path(folder) / f"{file_name(finding.label)}-step{shown.index}.png"
-                path.write_bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes())
+                path.write_bytes(encode_mask(mask))
                 return self.page.file.move_resource_to_block_cache(path) or ""
 
     def segment(
@@ -265,8 +264,6 @@ class Handlers:
             files: query_step0.png (the coarse mask), query_step1.png, ..., support1_step0.png, ...
         """
         with told_to_visitor():
-            from imrseg.export import write_result
-
             if query is None:
                 raise InputError("There is no query picture.")
             pictures = list(supports or [])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from imrseg.images import open_picture
+from imrseg.images import open_picture, stretch
 from imrseg.models.backbones import EFFICIENTNET_LITE0, EfficientNetLite
 
 BATCH = 8
@@ -87,9 +87,7 @@ class View:
             if rng.random() < 0.2:
                 x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.5, 1.5))
             pixels = x.clip(0, 255).astype(np.uint8)
-        h, w = pixels.shape[:2]
-        area = cv2.INTER_AREA if h * w > self.side**2 else cv2.INTER_LINEAR
-        return cv2.resize(np.ascontiguousarray(pixels), (self.side, self.side), interpolation=area)
+        return stretch(pixels, self.side)
 
     def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
