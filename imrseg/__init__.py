@@ -9,9 +9,11 @@ from imrseg.errors import InputError, WeightsError
 from imrseg.presets import list_presets
 
 if TYPE_CHECKING:
-    from imrseg.segmenter import Result, Segmenter, Step
+    from imrseg.coarse.maskers import ClipSettings
+    from imrseg.run import Result, Step
+    from imrseg.segmenter import Segmenter
 
-__all__ = ["InputError", "Result", "Segmenter", "Step", "WeightsError", "list_presets"]
+__all__ = ["ClipSettings", "InputError", "Result", "Segmenter", "Step", "WeightsError", "list_presets"]
 __version__ = "0.1.0"
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from imrseg.export import encode_mask
-from imrseg.segmenter import Clock, Segmenter
+from imrseg.run import Clock
+from imrseg.segmenter import Segmenter
 
 SIZE = (3000, 4000)  # height, width of the pictures: 12 megapixels, a telephone's
 RUNS = 7

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from imrseg import __version__
 from imrseg.errors import InputError, WeightsError
-from imrseg.presets import PRESETS, list_presets
+from imrseg.presets import list_presets
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 
@@ -54,20 +54,24 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--label", action="append", required=True, help="what to look for; may be given again")
     c.add_argument("--steps", type=int, help="refinement steps; the preset's own number by default")
     c.add_argument("--threshold", type=float, default=0.5, help="0 to 1, where masks are cut (default 0.5)")
-    c.add_argument("--aggregate", metavar="vote|mean", help="how several supports' masks become one")
+    add_options(c)
     add_model(c)
+    add_stages(c)
     c.add_argument("--out", type=Path, required=True, metavar="DIR")
 
     c = command(commands, "evaluate", evaluate, "mean IoU per step on a data set")
     add_data(c)
     c.add_argument("--fold", type=int, help="0 to 3; all by default")
-    c.add_argument("--checkpoint", type=Path, metavar="FILE", help="network weights in place of the preset's")
     c.add_argument("--shots", type=int, default=1, help="supports per episode (default 1)")
     c.add_argument("--episodes", type=int, default=1000)
     c.add_argument("--steps", type=int, help="refinement steps; the preset's own number by default")
     c.add_argument("--seed", type=int, default=0)
     c.add_argument("--zero-shot", action="store_true", help="no supports")
+    c.add_argument("--authors-preprocessing", action="store_true",
+                   help="with CLIP: its middle square, and the data set's classes as distractors, as published")  # fmt: skip
+    add_options(c)
     add_model(c)
+    add_stages(c)
     c.add_argument("--json", type=Path, required=True, metavar="OUT.json")
 
     c = command(commands, "train", train, "train the lite network")
@@ -87,9 +91,14 @@ def parser() -> argparse.ArgumentParser:
 
     c = command(commands, "weights", lambda _: list_weights(), "the weights that presets need")
     inner = c.add_subparsers(title="commands", metavar="COMMAND")
-    command(inner, "list", lambda _: list_weights(), "each preset's files and their SHA-256")
-    c = command(inner, "check", check_weights, "does a checkpoint fit the lite network?")
+    command(inner, "list", lambda _: list_weights(), "each file: what it is, its licence, where it is or comes from")
+    c = command(inner, "fetch", fetch_weights, "download a file, checked against its SHA-256")
+    c.add_argument("name", help="as in the list")
+    c = command(inner, "check", check_weights, "what a file of weights holds")
     c.add_argument("file", type=Path)
+    c = command(inner, "convert", convert_weights, "an authors' checkpoint, or OpenAI's CLIP, as safetensors")
+    c.add_argument("source", type=Path, metavar="IN")
+    c.add_argument("target", type=Path, metavar="OUT")
 
     c = command(commands, "demo", demo, "the web page")
     add_model(c)
@@ -112,6 +121,39 @@ def add_model(c: argparse.ArgumentParser) -> None:
     c.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 
 
+def add_stages(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--checkpoint", type=Path, metavar="FILE", help="network weights in place of the preset's")
+    c.add_argument("--coarse", metavar="lite|clip|clip:MODEL", help="what makes the coarse masks, not the preset's own")
+    c.add_argument("--clip-method", metavar="gradcam|similarity", help="CLIP's maps (default gradcam)")
+    c.add_argument("--clip-contrast", metavar="softmax|cosine", help="what Grad-CAM explains (default softmax)")
+    c.add_argument("--clip-side", type=int, metavar="PIXELS", help="of the square that CLIP sees")
+
+
+def add_options(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--aggregate", metavar="vote|mean", help="how several supports' masks become one")
+    c.add_argument("--not", dest="distractors", action="append", default=[], metavar="WORD",
+                   help="another thing in the pictures, to be told apart; may be given again")  # fmt: skip
+    c.add_argument("--prompts", default="single", metavar="single|ensemble", help="wordings of the label")
+    c.add_argument("--edges", metavar="guided|grabcut", help="fit the masks to the picture's edges")
+    c.add_argument("--edges-on", default="last", metavar="last|every", help="step whose masks are fitted")
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The run's options, as ``Segmenter.segment`` and ``Options`` take them."""
+    return {name: getattr(args, name) for name in ("aggregate", "distractors", "prompts", "edges", "edges_on")}
+
+
+def load_segmenter(args: argparse.Namespace, **fixed: Any) -> Any:
+    """The segmenter that a command's options describe; ``fixed`` are settings of CLIP beside them."""
+    from imrseg.coarse.maskers import ClipSettings
+    from imrseg.segmenter import Segmenter
+
+    given = {"method": args.clip_method, "contrast": args.clip_contrast, "side": args.clip_side}
+    chosen = fixed | {name: value for name, value in given.items() if value is not None}
+    clip = ClipSettings(**chosen) if chosen else None
+    return Segmenter.from_preset(args.preset, args.device, args.checkpoint, args.coarse, clip)
+
+
 def add_data(c: argparse.ArgumentParser) -> None:
     c.add_argument("--benchmark", required=True, metavar="pascal|folder")
     c.add_argument(
@@ -125,18 +167,18 @@ def segment(args: argparse.Namespace) -> None:
 
     from imrseg import export
     from imrseg.images import open_picture
-    from imrseg.segmenter import Segmenter, check_label
+    from imrseg.run import check_label
 
     queries = [file for given in args.query for file in pictures_in(given)]
     labels = list(dict.fromkeys(map(check_label, args.label)))
     supports = [open_picture(path) for path in args.support]
     for query in queries:  # a broken picture among many is better known now than an hour later
         open_picture(query)
-    segmenter = Segmenter.from_preset(args.preset, args.device)
+    segmenter = load_segmenter(args)
 
     def one(query: Path, label: str, out: Path) -> dict[str, Any]:
         picture = open_picture(query)
-        result = segmenter.segment(picture, supports, label, args.steps, args.threshold, aggregate=args.aggregate)
+        result = segmenter.segment(picture, supports, label, args.steps, args.threshold, **options_of(args))
         return export.write_result(result, out, query=picture, supports=supports, segmenter=segmenter)
 
     jobs = [(query, label) for query in queries for label in labels]
@@ -188,10 +230,11 @@ def manifest(records: dict[str, dict[str, Any]], segmenter: Any) -> dict[str, An
 def evaluate(args: argparse.Namespace) -> None:
     from imrseg import evaluation, tables
     from imrseg.export import write_json
-    from imrseg.segmenter import Segmenter
+    from imrseg.run import Options
 
     entries = evaluation.held_out(args.benchmark, args.data, args.splits, args.fold)
-    segmenter = Segmenter.from_preset(args.preset, args.device, args.checkpoint)
+    authors = {"centre": True, "vocabulary": evaluation.classes(args.benchmark, entries)}
+    segmenter = load_segmenter(args, **(authors if args.authors_preprocessing else {}))
     result = evaluation.evaluate(
         segmenter,
         entries,
@@ -200,6 +243,7 @@ def evaluate(args: argparse.Namespace) -> None:
         steps=args.steps,
         seed=args.seed,
         zero_shot=args.zero_shot,
+        options=Options(**options_of(args)),
     )
     write_json(args.json, result)
     print(tables.by_class(result))
@@ -222,27 +266,35 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def list_weights() -> None:
+    from imrseg import hub, weights
+
+    for known in hub.KNOWN.values():
+        size = "size unknown" if known.size is None else f"{known.size / 1e6:.1f} MB"
+        print(f"{known.name}  {size}\n  {known.what}\n  licence: {known.licence}\n  from: {known.origin}")
+        if weights.have(known.name):
+            path = weights.find(known.name)
+            print(f"  here: {path}  SHA-256 {weights.sha256(path)}")
+        else:
+            print(f"  missing: {hub.missing(known.name)}")
+
+
+def fetch_weights(args: argparse.Namespace) -> None:
     from imrseg import weights
 
-    for preset in PRESETS.values():
-        print(f"{preset.name}: {preset.licence}")
-        for name in (preset.checkpoint, preset.text):
-            try:
-                path = weights.find(name)
-                print(f"  {name}  {path.stat().st_size / 1e6:.1f} MB  {weights.sha256(path)}  {path}")
-            except WeightsError as error:
-                print(f"  {name}  missing. {error}")
+    print(weights.fetch(args.name))
 
 
 def check_weights(args: argparse.Namespace) -> None:
-    from imrseg.segmenter import Segmenter
-    from imrseg.weights import load, sha256
+    from imrseg import weights
 
-    segmenter = Segmenter.from_preset("lite", "cpu", args.file)
-    tensors, metadata = load(segmenter.checkpoint)
-    print(f"{args.file} fits lite: {sum(t.numel() for t in tensors.values())} numbers, SHA-256 {sha256(args.file)}")
-    for name, value in metadata.items():
-        print(f"  {name}: {value}")
+    print("\n".join(weights.describe(args.file)))
+
+
+def convert_weights(args: argparse.Namespace) -> None:
+    from imrseg import weights
+
+    weights.convert(args.source, args.target)
+    print("\n".join(weights.describe(args.target)))
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from imrseg import weights
 from imrseg.data import entries as data_sets
 from imrseg.data.entries import Entry
 from imrseg.errors import InputError
+from imrseg.export import describe
 from imrseg.images import Picture, open_picture
 from imrseg.metrics import Scores
+from imrseg.run import Options
 from imrseg.segmenter import Segmenter
 
+REMEMBER = 2 * 2**30  # bytes of features: the pictures come again as supports
 BENCHMARKS = ("pascal", "folder")
 
 
@@ -36,6 +38,13 @@ def held_out(benchmark: str, data: Path, splits: Path | None, fold: int | None) 
     return data_sets.pascal(data, splits, "val", range(data_sets.PASCAL_FOLDS) if fold is None else [fold])
 
 
+def classes(benchmark: str, entries: list[Entry]) -> tuple[str, ...]:
+    """The whole class list of a data set, spelled out."""
+    if benchmark == "pascal":
+        return tuple(data_sets.spelled_out(name) for name in data_sets.PASCAL)
+    return tuple(sorted({entry.label for entry in entries}))
+
+
 def evaluate(
     segmenter: Segmenter,
     entries: list[Entry],
@@ -45,12 +54,12 @@ def evaluate(
     steps: int | None = None,
     seed: int = 0,
     zero_shot: bool = False,
-    aggregate: str | None = None,
+    options: Options | None = None,
 ) -> dict:
     """Score a segmenter on episodes drawn from ``entries``.
 
-    Masks are cut at 0.5, step 0 at the checkpoint's coarse threshold, and scored at the query's
-    original size without its ignore pixels.
+    Masks are cut at 0.5, step 0 at the coarse masker's own level, and scored at the query's
+    original size without its ignore pixels. ``options`` are those of each run.
 
     Returns:
         ``{"miou": [step 0, step 1, ...], "fb_iou": [...], "per_class": {name: [...]}, "skipped":
@@ -59,7 +68,7 @@ def evaluate(
     Raises:
         InputError: no class has enough pictures.
     """
-    count = segmenter.check_steps(steps)
+    count, options = segmenter.check_steps(steps), options or Options()
     drawn, skipped = data_sets.episodes(entries, shots, episodes, seed)
     scores, began = Scores(count), time.perf_counter()
 
@@ -67,13 +76,14 @@ def evaluate(
     def picture(path: Path) -> Picture:
         return open_picture(path)
 
-    segmenter.remember = min(512, len({entry.image for entry in entries}))
+    segmenter.remember = REMEMBER
     for query, supports in tqdm(drawn, desc="evaluate", unit="episode", mininterval=1.0):
         entry = entries[query]
         pictures = [] if zero_shot else [picture(entries[i].image) for i in supports]
         target = entry.target()
-        run = segmenter.start(picture(entry.image), pictures, entry.label, aggregate)
-        for step in [run.coarse, *(run.advance() for _ in range(count))]:
+        run = segmenter.start(picture(entry.image), pictures, entry.label, options)
+        done = [run.coarse, *(run.advance() for _ in range(count))]
+        for step in [*done[:-1], run.finish()]:
             scores.add(entry.name, step.index, step.query_at(target.shape) >= step.cut(), target)
     return {
         "miou": scores.miou(),
@@ -84,8 +94,7 @@ def evaluate(
         "shots": 0 if zero_shot else shots,
         "steps": count,
         "seed": seed,
-        "preset": segmenter.preset.name,
-        "checkpoint": segmenter.checkpoint.name,
-        "sha256": weights.sha256(segmenter.checkpoint),
+        **describe(segmenter),
+        **options.record(),
         "seconds": time.perf_counter() - began,
     }

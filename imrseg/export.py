@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from imrseg.images import ImageSource, open_picture
 from imrseg.postprocess import iou
 
 if TYPE_CHECKING:
-    from imrseg.segmenter import Result, Segmenter
+    from imrseg.run import Result
+    from imrseg.segmenter import Segmenter
 
 MASK_NAME = re.compile(r"(query|support\d+)_step\d+\.png")
 
@@ -85,6 +87,7 @@ def write_result(
             "supports": [p.name for p in pictures],
             "size": {"width": opened.size[1], "height": opened.size[0]},
             **describe(segmenter),
+            **result.options.record(),
             "aggregate": result.steps[0].how,
             "threshold": result.threshold,
             "confidence": result.confidence,
@@ -98,8 +101,14 @@ def write_result(
 
 
 def describe(segmenter: Segmenter) -> dict[str, Any]:
-    """The preset, and its weights by file name with their SHA-256."""
-    return {"preset": segmenter.preset.name, "weights": segmenter.hashes}
+    """The preset, its coarse masker, and their weights by file name with their SHA-256."""
+    clip = segmenter.masker.settings
+    return {
+        "preset": segmenter.preset.name,
+        "coarse": segmenter.masker.name,
+        "clip": None if clip is None else {**asdict(clip), "vocabulary": list(clip.vocabulary)},
+        "weights": segmenter.hashes,
+    }
 
 
 @contextmanager

@@ -6,9 +6,11 @@ goes back to the picture's own size by the inverse stretch, so nothing is croppe
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,7 +34,7 @@ class Picture:
     """A picture ready to use.
 
     Attributes:
-        pixels: uint8 (h, w, 3) RGB, upright, at most ``WORKING_SIDE`` on the longer side.
+        pixels: uint8 (h, w, 3) RGB, upright, reduced to the longer side that was asked for.
         size: (height, width) of the original, upright.
         name: the file's name, or "picture".
         warnings: what was converted on the way.
@@ -43,12 +45,21 @@ class Picture:
     name: str = "picture"
     warnings: list[str] = field(default_factory=list)
 
+    @cached_property
+    def digest(self) -> bytes:
+        """Tells pictures apart by their pixels."""
+        return hashlib.blake2b(self.pixels.tobytes() + str(self.pixels.shape).encode()).digest()
 
-def open_picture(source: ImageSource) -> Picture:
+
+def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
     """Read a picture from a path, a PIL image or a uint8 array (H, W, 3), (H, W) or (H, W, 4).
 
     EXIF orientation is applied; transparency is laid on white; grey and palette become RGB; of an
     animation the first frame is taken.
+
+    Args:
+        source: the picture; a ``Picture`` comes back as it is.
+        side: the longer side that its pixels are reduced to, where it is longer; None: all are kept.
 
     Raises:
         InputError: not a picture, larger than ``MAX_PIXELS``, broken, or an array of another kind.
@@ -56,19 +67,19 @@ def open_picture(source: ImageSource) -> Picture:
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
-        return _finish(_from_array(source), "picture")
+        return _finish(_from_array(source), "picture", side)
     if not isinstance(source, (str, Path, Image.Image)):
         raise InputError(f"A picture must be a path, a PIL image or a NumPy array, not {type(source).__name__}.")
     name = Path(source if isinstance(source, (str, Path)) else getattr(source, "filename", "")).name or "picture"
     try:
         if isinstance(source, Image.Image):
-            return _finish(source, name)
+            return _finish(source, name, side)
         if not Path(source).is_file():
             raise InputError(f"There is no picture file at “{source}”.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(Path(source).read_bytes())) as image:
-                return _finish(image, name, draft=True)
+                return _finish(image, name, side, draft=True)
     except UnidentifiedImageError:
         raise InputError(f"“{name}” is not a picture that can be read. Accepted: {ACCEPTED}.") from None
     except Image.DecompressionBombError:
@@ -88,7 +99,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array.squeeze(-1) if array.ndim == 3 and channels == 1 else array))
 
 
-def _finish(image: Image.Image, name: str, draft: bool = False) -> Picture:
+def _finish(image: Image.Image, name: str, side: int | None, draft: bool = False) -> Picture:
     notes: list[str] = []
     width, height = image.size
     if width * height == 0:
@@ -98,11 +109,11 @@ def _finish(image: Image.Image, name: str, draft: bool = False) -> Picture:
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a phone's JPEG with a preview inside
         notes.append(f"“{name}” is animated; its first frame was used.")
     orientation = image.getexif().get(0x0112, 1)
-    if draft:  # JPEG decodes straight to a smaller size; it would shrink a caller's image for good
-        image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))
+    if draft and side is not None:  # JPEG decodes straight to a smaller size; it would shrink a caller's image for good
+        image.draft("RGB", (side, side))
     image.load()
-    if max(image.size) > WORKING_SIDE:
-        scale = WORKING_SIDE / max(image.size)
+    if side is not None and max(image.size) > side:
+        scale = side / max(image.size)
         smaller = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         if image.mode in ("P", "1", "PA"):
             image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
@@ -148,6 +159,15 @@ def stretch(pixels: np.ndarray, side: int) -> np.ndarray:
 def to_square(picture: Picture, side: int) -> Tensor:
     """The whole picture stretched to (3, side, side), float32 in 0..255."""
     return torch.from_numpy(stretch(picture.pixels, side)).permute(2, 0, 1).float()
+
+
+def to_centre(picture: Picture, side: int) -> Tensor:
+    """The square in the picture's middle, scaled to (3, side, side), float32 in 0..255."""
+    h, w = picture.pixels.shape[:2]
+    edge = min(h, w)
+    top, left = (h - edge) // 2, (w - edge) // 2
+    square = stretch(picture.pixels[top : top + edge, left : left + edge], side)
+    return torch.from_numpy(square).permute(2, 0, 1).float()
 
 
 def to_size(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

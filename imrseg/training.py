@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from imrseg import weights
 from imrseg.coarse import everyday
-from imrseg.coarse.lexicon import EVERYDAY, Lexicon
+from imrseg.coarse.lexicon import EVERYDAY, LEXICON, Lexicon
 from imrseg.coarse.lite import LiteCam
 from imrseg.data import entries as data_sets
 from imrseg.data.entries import IGNORE, PASCAL, PASCAL_FOLDS, Entry, by_class
@@ -36,7 +36,7 @@ from imrseg.errors import InputError
 from imrseg.models.backbones import EfficientNetLite
 from imrseg.models.lite import lite_refiner
 from imrseg.models.refiner import Refiner
-from imrseg.presets import get_preset
+from imrseg.networks import LITE_SIDE
 
 SAVE_EVERY = 100  # iterations
 
@@ -163,7 +163,7 @@ class CoarseMasks:
             self.pooled, training.image_labels(list(EVERYDAY)), classifier.weight, classifier.bias
         )
         self.cam = LiteCam(torch.cat([classifier.weight, self.weight]), torch.cat([classifier.bias, self.bias]))
-        lexicon = Lexicon(weights.find(get_preset("lite").text))
+        lexicon = Lexicon(weights.find(LEXICON))
         self.mixture = {e.label: lexicon.meaning(e.label).mixture for e in training.entries}
 
     def __call__(self, head: Tensor, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -358,7 +358,7 @@ def train(
 ) -> Path:
     """Train ``lite`` and write ``out/lite.safetensors``, ready for ``--checkpoint``; returns its path."""
     out.mkdir(parents=True, exist_ok=True)
-    training = TrainingSet(sources, pictures, config, get_preset("lite").image_size, cache)
+    training = TrainingSet(sources, pictures, config, LITE_SIDE, cache)
     coarse = CoarseMasks(training)
     torch.manual_seed(config.seed)
     network = {"channels": config.channels, "guide": config.guide}

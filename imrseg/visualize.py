@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from imrseg.images import to_size
 from imrseg.postprocess import iou
-from imrseg.segmenter import Step
+from imrseg.run import Step
 
 ACCENT = (41, 121, 255)  # the object, in every view: a blue that photographs seldom hold
 EDGE = (255, 255, 255)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import imrseg
-from imrseg import cli
+from imrseg import cli, weights
 from imrseg.segmenter import Segmenter
 
 ROOT = Path(__file__).parents[1]
@@ -177,7 +177,16 @@ def test_weights(main, tmp_path, checkpoint, segmenter):
     assert all(digest in said for digest in segmenter.hashes.values())
     status, said, _ = main("weights", "check", checkpoint)
     assert status == 0
-    assert "fits lite" in said
+    assert "lite" in said
+    assert weights.sha256(checkpoint) in said
+    status, said, _ = main("weights", "fetch", "lite.safetensors")
+    assert (status, said.strip()) == (0, str(checkpoint))
+    status, _, err = main("weights", "fetch", "imr-hsnet-vgg16-coco-1.safetensors")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "weights convert" in err
+    status, _, err = main("weights", "convert", checkpoint, tmp_path / "out.safetensors")
+    assert (status, err.count("\n")) == (2, 1)
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_a_wrong_checkpoint_is_status_2(tmp_path, capsys):
@@ -192,7 +201,7 @@ def test_help_and_version(capsys):
     for words in (
         ["--version"],
         ["--help"],
-        *([c, "--help"] for c in ("segment", "evaluate", "train", "bench", "demo")),
+        *([c, "--help"] for c in ("segment", "evaluate", "train", "bench", "weights", "demo")),
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(words)

@@ -61,6 +61,25 @@ def test_large_rotated_jpeg_keeps_its_true_size(tmp_path, orientation):
     assert centre(redness(picture.pixels)) == pytest.approx((0.3, 0.2), abs=0.01)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_all_pixels_of_a_large_picture(tmp_path, orientation):
+    pixels = drawn(3000, 1100)
+    image = Image.fromarray(pixels)
+    if STORED[orientation] is not None:
+        image = image.transpose(STORED[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("p.png", "p.jpg"):
+        image.save(tmp_path / name, exif=exif, quality=95)
+    assert np.array_equal(open_picture(tmp_path / "p.png", side=None).pixels, pixels)
+    picture = open_picture(tmp_path / "p.jpg", side=None)
+    assert picture.size == picture.pixels.shape[:2] == (1100, 3000)
+    assert centre(redness(picture.pixels)) == pytest.approx((0.3, 0.2), abs=0.001)
+    assert open_picture(pixels, side=None).pixels.shape == pixels.shape
+    assert open_picture(pixels, side=300).pixels.shape == (110, 300, 3)
+    assert open_picture(tmp_path / "p.jpg", side=300).pixels.shape == (110, 300, 3)
+
+
 @pytest.mark.parametrize(("width", "height"), [(100, 900), (900, 100), (320, 320), (37, 53), (2000, 700)])
 def test_a_point_keeps_its_relative_place(width, height):
     picture = open_picture(drawn(width, height))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from imrseg import visualize
-from imrseg.segmenter import Step
+from imrseg.run import Step
 
 VIEWS = [visualize.overlay, visualize.outline, visualize.cutout, visualize.heatmap]
 
@@ -18,7 +18,7 @@ def square_mask(h=60, w=90):
 
 
 def make_steps(count, shots, size=(60, 90)):
-    support = np.tile(square_mask(10, 12), (shots, 1, 1))
+    support = (square_mask(10, 12),) * shots
     return [
         Step(t, np.tile(square_mask(10, 12), (max(1, shots), 1, 1)), support, size, (size,) * shots, 0.5, "mean", 0.01)
         for t in range(count)

@@ -13,11 +13,13 @@ from typing import Any
 import gradio as gr
 
 from imrseg.app.layout import KEEP, Page, lay_out, list_examples
+from imrseg.app.models import Models
 from imrseg.app.rendering import draw, filmstrip, note, problem, progress, status, step_name
 from imrseg.app.sessions import Finding, Session
-from imrseg.errors import InputError
+from imrseg.errors import InputError, WeightsError
 from imrseg.export import encode_mask, write_result
 from imrseg.images import open_picture
+from imrseg.run import Options
 from imrseg.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
@@ -30,16 +32,18 @@ Updates = dict[Any, Any]
 def build_app(segmenter: Segmenter) -> gr.Blocks:
     """The whole page around one segmenter, which all visitors share; each visitor's pictures are their own."""
     with gr.Blocks(title="imrseg", analytics_enabled=False, fill_width=True, delete_cache=(KEEP, KEEP)) as app:
-        connect(lay_out(segmenter.preset.steps), segmenter)
+        models = Models(segmenter)
+        connect(lay_out(models), models)
     app.queue(max_size=64)
     return app
 
 
-def connect(page: Page, segmenter: Segmenter) -> None:
+def connect(page: Page, models: Models) -> None:
     """Attach the events."""
-    handlers = Handlers(page, segmenter)
+    handlers = Handlers(page, models)
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    inputs = [page.query, page.supports, page.label, page.steps, page.view, page.threshold]
+    how = [page.preset, page.coarse, page.distractors, page.prompts, page.edges, page.edges_on]
+    inputs = [page.query, page.supports, page.label, page.steps, page.view, page.threshold, *how]
     shown = [
         page.run, page.stop, page.status, page.welcome, page.stage, page.which_label, page.query_view, page.query_note, page.support_column,
         page.support_view, page.support_note, page.step, page.which_support, page.strip, page.download, page.session,
@@ -73,9 +77,17 @@ def connect(page: Page, segmenter: Segmenter) -> None:
         None, js="() => document.querySelector('#file').click()", **quiet
     )
 
+    for choice in (page.preset, page.coarse):
+        choice.input(handlers.pick_preset, [page.preset, page.coarse], page.preset_note, **looking)
+
     end = page.endpoint
     end.call.click(
-        handlers.segment, [end.query, end.supports, end.label, end.steps, end.threshold], [end.result, end.masks],
+        handlers.segment,
+        [
+            end.query, end.supports, end.label, end.steps, end.threshold, end.preset, end.coarse, end.distractors,
+            end.prompts, end.edges, end.edges_on,
+        ],
+        [end.result, end.masks],
         api_name="segment", concurrency_id=MODEL, concurrency_limit=1,
     )  # fmt: skip
 
@@ -90,13 +102,18 @@ SCROLL = """(...inputs) => {
 class Handlers:
     """The events' functions. They keep nothing of a visitor: that is in the ``Session`` that is passed to them."""
 
-    def __init__(self, page: Page, segmenter: Segmenter) -> None:
+    def __init__(self, page: Page, models: Models) -> None:
         self.page = page
-        self.segmenter = segmenter
+        self.models = models
 
     def pick_example(self, event: gr.EventData) -> tuple[str, list[str], str]:
         example = list_examples()[int(event.example)]
         return str(example.query), [str(path) for path in example.supports], example.label
+
+    def pick_preset(self, preset: str, coarse: str) -> str:
+        """What is missing for a choice, and what to do; empty where it can run."""
+        missing = self.models.missing(preset, coarse)
+        return problem(missing) if missing else ""
 
     def run(
         self,
@@ -106,6 +123,12 @@ class Handlers:
         steps: int,
         view: str,
         threshold: float,
+        preset: str = "",
+        coarse: str = "",
+        distractors: str = "",
+        prompts: str = "single",
+        edges: str = "",
+        edges_on: str = "last",
     ) -> Iterator[Updates]:
         """Every label's coarse mask, then each step, as soon as it is there.
 
@@ -117,13 +140,17 @@ class Handlers:
             if query is None:
                 raise InputError("There is no query picture. Drop one, or pick an example.")
             pictures = [open_picture(path) for path in (query, *(path for path, _ in supports or []))]
-            session, labels = Session.of(pictures), split_labels(label)
+            session, labels = Session.of(pictures), split_labels(label) or [""]
+            options = Options(None, split_labels(distractors), prompts, edges or None, edges_on)
+            segmenter = self.models.get(preset or self.models.preset, coarse)
             for number, name in enumerate(labels):
-                run = self.segmenter.start(pictures[0], pictures[1:], name)
+                run = segmenter.start(pictures[0], pictures[1:], name, options)
                 finding = Finding(run.label, run.warnings, run.confidence, (run.coarse,))
                 for index in range(steps + 1):
                     if index > 0:
                         finding = finding.followed_by(run.advance())
+                    if index == steps:
+                        finding = finding.ending_with(run.finish())
                     session = session.having(finding)
                     yield self.everything(session, number, index, view, threshold, 0) | {
                         page.session: session,
@@ -249,6 +276,12 @@ class Handlers:
         label: str = "",
         steps: float | None = None,
         threshold: float = 0.5,
+        preset: str = "",
+        coarse: str = "",
+        distractors: str = "",
+        prompts: str = "single",
+        edges: str = "",
+        edges_on: str = "last",
     ) -> tuple[dict[str, Any], list[str]]:
         """Find what a label names in a picture, with the help of pictures of the same thing.
 
@@ -258,6 +291,12 @@ class Handlers:
             label: one label, for example "cheetah".
             steps: refinement steps, 0 to 20.
             threshold: in [0, 1], where the masks are cut.
+            preset: the network, for example "lite".
+            coarse: what draws the coarse masks, "lite" or "clip"; empty takes the preset's own.
+            distractors: other things in the pictures, separated by commas.
+            prompts: "single" or "ensemble", wordings of the label.
+            edges: fit the masks to the picture's edges by "guided" or "grabcut"; empty: not.
+            edges_on: "last" or "every", the step whose masks are fitted.
 
         Returns:
             What was found (per step: covered share, change, seconds; warnings; confidence), and the mask
@@ -268,9 +307,13 @@ class Handlers:
                 raise InputError("There is no query picture.")
             pictures = list(supports or [])
             count = int(steps) if steps is not None and float(steps).is_integer() else steps
-            result = self.segmenter.segment(query, pictures, label, count, threshold)  # type: ignore[arg-type]
+            segmenter = self.models.get(preset or self.models.preset, coarse)
+            result = segmenter.segment(
+                query, pictures, label, count, threshold, distractors=split_labels(distractors), prompts=prompts,  # type: ignore[arg-type]
+                edges=edges or None, edges_on=edges_on,
+            )  # fmt: skip
             with TemporaryDirectory() as folder:
-                content = write_result(result, Path(folder), query=query, supports=pictures, segmenter=self.segmenter)
+                content = write_result(result, Path(folder), query=query, supports=pictures, segmenter=segmenter)
                 files = sorted(Path(folder).glob("*_step*.png"), key=in_order)
                 kept = [self.page.endpoint.masks.move_resource_to_block_cache(path) or "" for path in files]
             return content, kept
@@ -278,7 +321,7 @@ class Handlers:
 
 def words_for(error: Exception) -> str:
     """Bad input is told in its own words; anything unexpected is told in short and logged in full."""
-    if isinstance(error, InputError):
+    if isinstance(error, (InputError, WeightsError)):
         return str(error)
     log.error("unexpected error in a request", exc_info=error)
     return "Something unexpected went wrong. Please try again; the server's log has the details."
@@ -294,8 +337,8 @@ def told_to_visitor() -> Iterator[None]:
 
 
 def split_labels(text: str) -> list[str]:
-    """Labels as typed, separated by commas, without repeats; [""] for a blank text, which the segmenter refuses."""
-    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip())) or [""]
+    """Labels as typed, separated by commas, without repeats."""
+    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
 def find(session: Session, label: str | None) -> int:

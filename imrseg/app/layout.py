@@ -10,9 +10,13 @@ from typing import Any
 
 import gradio as gr
 
+from imrseg.app.models import OWN, Models
 from imrseg.app.rendering import data_uri
+from imrseg.edges import EDGES
 from imrseg.images import open_picture
-from imrseg.segmenter import MAX_LABEL, MAX_STEPS
+from imrseg.presets import get_preset
+from imrseg.run import EDGES_ON, MAX_LABEL, PROMPTS
+from imrseg.segmenter import MAX_STEPS
 
 SLIDER_STEPS = 10  # on the page; the library and the endpoint take up to MAX_STEPS
 VIEWS = ("Overlay", "Heat map", "Outline", "Cut-out")
@@ -55,6 +59,13 @@ class Page:
     supports: gr.Gallery
     label: gr.Textbox
     steps: gr.Slider
+    preset: gr.Dropdown
+    preset_note: gr.HTML
+    coarse: gr.Dropdown
+    distractors: gr.Textbox
+    prompts: gr.Radio
+    edges: gr.Radio
+    edges_on: gr.Radio
     run: gr.Button
     stop: gr.Button
     examples: gr.HTML
@@ -87,13 +98,20 @@ class Endpoint:
     label: gr.Textbox
     steps: gr.Number
     threshold: gr.Number
+    preset: gr.Textbox
+    coarse: gr.Textbox
+    distractors: gr.Textbox
+    prompts: gr.Textbox
+    edges: gr.Textbox
+    edges_on: gr.Textbox
     call: gr.Button
     result: gr.JSON
     masks: gr.File
 
 
-def lay_out(steps: int) -> Page:
-    """Put everything on the page; call within ``gr.Blocks``. ``steps``: refinement steps by default."""
+def lay_out(models: Models) -> Page:
+    """Put everything on the page; call within ``gr.Blocks``."""
+    steps = get_preset(models.preset).steps
     gr.HTML(
         "<h1>imrseg</h1><p>Type what to look for. The words give a coarse mask; then the query and the support"
         " pictures refine each other’s mask, step by step.</p>",
@@ -132,6 +150,32 @@ def lay_out(steps: int) -> Page:
                 elem_id="label",
             )
             count = gr.Slider(0, SLIDER_STEPS, steps, step=1, label="Refinement steps", buttons=[], elem_id="steps")
+            with gr.Accordion("More choices", open=False, elem_id="choices"):
+                preset = gr.Dropdown(
+                    models.presets(), value=models.preset, label="Preset",
+                    info="The network, and the weights that it runs with.", elem_id="preset",
+                )  # fmt: skip
+                preset_note = gr.HTML("", elem_id="preset-note")
+                coarse = gr.Dropdown(
+                    models.coarse(), value=OWN, label="Coarse masks",
+                    info="What draws the first mask from the words.", elem_id="coarse",
+                )  # fmt: skip
+                distractors = gr.Textbox(
+                    label="Not this", placeholder="grass, sky", max_length=4 * MAX_LABEL,
+                    info="Other things in the pictures, separated by commas.", elem_id="not",
+                )  # fmt: skip
+                prompts = gr.Radio(
+                    [("one", "single"), ("several", "ensemble")], value="single", label="Wordings of the label",
+                    info="The mean of several readings is steadier for rare words.", elem_id="prompts",
+                )  # fmt: skip
+                edges = gr.Radio(
+                    [("off", ""), ("guided filter", "guided"), ("GrabCut", "grabcut")], value="",
+                    label="Fit to edges", info="Lets the mask follow the picture’s own edges.", elem_id="edges",
+                )  # fmt: skip
+                edges_on = gr.Radio(
+                    [("last step", "last"), ("every step", "every")], value="last", label="Whose masks are fitted",
+                    info="Every step: a fitted mask is what the next step begins with.", elem_id="edges-on",
+                )  # fmt: skip
             with gr.Row():
                 run = gr.Button("Run", variant="primary", elem_id="run")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
@@ -161,9 +205,9 @@ def lay_out(steps: int) -> Page:
                 file = gr.DownloadButton(elem_id="file")  # never seen: the button above has its file made first
     session = gr.State(time_to_live=KEEP)
     return Page(
-        query, supports, label, count, run, stop, examples, status, welcome, stage, which_label, query_view, query_note,
+        query, supports, label, count, preset, preset_note, coarse, distractors, prompts, edges, edges_on, run, stop, examples, status, welcome, stage, which_label, query_view, query_note,
         support_column, support_view, support_note, step, view, threshold, which_support, strip, download, file, session,
-        _endpoint(steps),
+        _endpoint(steps, models),
     )  # fmt: skip
 
 
@@ -174,7 +218,7 @@ def _view(name: str, elem_id: str) -> tuple[gr.Image, gr.HTML]:
     return picture, gr.HTML(elem_classes="note", elem_id=f"{elem_id}-note")
 
 
-def _endpoint(steps: int) -> Endpoint:
+def _endpoint(steps: int, models: Models) -> Endpoint:
     with gr.Group(visible=False):
         return Endpoint(
             query=gr.File(label="query picture"),
@@ -182,6 +226,12 @@ def _endpoint(steps: int) -> Endpoint:
             label=gr.Textbox(label="label"),
             steps=gr.Number(label=f"refinement steps, 0 to {MAX_STEPS}", value=steps),
             threshold=gr.Number(label="threshold, 0 to 1", value=0.5),
+            preset=gr.Textbox(label="preset", value=models.preset),
+            coarse=gr.Textbox(label="coarse masks: empty for the preset's own, lite or clip", value=OWN),
+            distractors=gr.Textbox(label="other things in the pictures, separated by commas", value=""),
+            prompts=gr.Textbox(label=f"wordings: {' or '.join(PROMPTS)}", value=PROMPTS[0]),
+            edges=gr.Textbox(label=f"fit to edges: empty, {' or '.join(EDGES)}", value=""),
+            edges_on=gr.Textbox(label=f"whose masks are fitted: {' or '.join(EDGES_ON)}", value=EDGES_ON[0]),
             call=gr.Button(),
             result=gr.JSON(label="result.json"),
             masks=gr.File(label="mask files", file_count="multiple"),

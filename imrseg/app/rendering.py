@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from imrseg.app.sessions import Finding, Session
-from imrseg.segmenter import UNLIKELY
+from imrseg.run import UNLIKELY
 from imrseg.visualize import cutout, describe, heatmap, outline, overlay, percent
 
 THUMB = 180  # pixels across, in the filmstrip

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from imrseg.images import Picture
-from imrseg.segmenter import Step, verdict
+from imrseg.run import Step, verdict
 from imrseg.visualize import soft_mask
 
 REMEMBERED = 200  # cells of filmstrips
@@ -32,6 +32,10 @@ class Finding:
 
     def followed_by(self, step: Step) -> Finding:
         return replace(self, steps=(*self.steps, step))
+
+    def ending_with(self, step: Step) -> Finding:
+        """With ``step`` in the place of the last."""
+        return replace(self, steps=(*self.steps[:-1], step))
 
     def verdict(self, covered: float) -> list[str]:
         """``warnings``, and a sentence where the query's last mask covers nothing or the label is doubted.

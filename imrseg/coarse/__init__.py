@@ -1,0 +1,5 @@
+"""Stage 1: label text -> coarse mask."""
+
+from imrseg.coarse.clip import ClipCam
+
+__all__ = ["ClipCam"]

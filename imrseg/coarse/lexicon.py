@@ -45,6 +45,7 @@ ALIASES = {
     "tv": "television",
 }
 
+LEXICON = "lite-text.safetensors"  # the file
 PREPOSITIONS = {"in", "on", "with", "of", "at", "near", "by", "from", "under", "over", "behind", "wearing", "and"}
 ARTICLES = {"a", "an", "the", "my", "your", "his", "her", "our", "their", "some", "this", "that", "these", "those"}
 SUFFIXES = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("es", ""), ("s", ""))
@@ -101,8 +102,13 @@ class Lexicon:
     def __contains__(self, word: str) -> bool:
         return word in self._row
 
-    def meaning(self, label: str) -> Meaning:
+    def meaning(self, label: str, ensemble: bool = False) -> Meaning:
         """What ``label`` means, over the image tower's classes.
+
+        Args:
+            label: one label, any English words.
+            ensemble: the mean of two readings, the dictionary's and the one guessed from the label's
+                parts, in place of the dictionary's alone.
 
         Raises:
             InputError: the label has no word in it.
@@ -116,7 +122,10 @@ class Lexicon:
             plain = [w for w in words if w not in ARTICLES]
             same = word in (" ".join(plain), self._singular(" ".join(plain)))
             notes = () if same else (f"“{shown}” was read as “{word}”.",)
-            return Meaning(self._mixture(word), word, notes)
+            mixture = self._mixture(word)
+            if ensemble:
+                mixture = (mixture + self._guess(words)[0]) / 2
+            return Meaning(mixture, word, notes)
         mixture, familiarity = self._guess(words)
         if familiarity < FAMILIAR:
             note = f"“{shown}” is not a word this preset knows; the result is a guess. Try a simpler name."

@@ -21,6 +21,10 @@ class LiteCam(nn.Module):
     position, where ``p`` is the softmax of ``z`` and ``r`` that of ``log a + z``: the picture itself
     chooses among the classes a word may mean (which breed of dog, which kind of mouse).
 
+    Distractors, mixtures ``b`` of other things in the picture, take over half of what is taken off for
+    what it shows: ``d logsumexp(z)`` becomes ``d / 2 logsumexp(z)`` and d / 2 of the mean of
+    ``log sum_k b_k exp(z_k)`` over them.
+
     Args:
         weight: class vectors (K, C). bias: (K,).
         imagenet: how many of the K classes, from the first, count in the mean.
@@ -37,19 +41,21 @@ class LiteCam(nn.Module):
         self.register_buffer("mean", weight[:imagenet].mean(0))
         self.imagenet = imagenet
 
-    def target(self, features: Tensor, mixture: Tensor) -> Tensor:
-        """The scalar that is explained, (B,), from features (B, C, h, w) and mixtures (B, K)."""
+    def target(self, features: Tensor, mixture: Tensor, distractors: Tensor | None = None) -> Tensor:
+        """The scalar that is explained, (B,); arguments as for ``forward``."""
         z = features.mean((2, 3)) @ self.weight.T + self.bias
-        label = torch.logsumexp(mixture.log() + z, 1)
-        mean = z[:, : self.imagenet].mean(1)
-        return label - DISTRACTION * torch.logsumexp(z, 1) - (1 - DISTRACTION) * mean
+        label, shown = torch.logsumexp(mixture.log() + z, 1), torch.logsumexp(z, 1)
+        if distractors is not None and len(distractors):
+            shown = (shown + torch.logsumexp(distractors.log() + z.unsqueeze(1), 2).mean(1)) / 2
+        return label - DISTRACTION * shown - (1 - DISTRACTION) * z[:, : self.imagenet].mean(1)
 
-    def forward(self, features: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, mixture: Tensor, distractors: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Coarse masks and evidence.
 
         Args:
             features: last feature map (B, C, h, w) before pooling.
             mixture: (B, K), rows sum to 1.
+            distractors: (D, K), of other things in the pictures; none: all classes alike.
 
         Returns:
             Soft masks (B, 1, h, w) in [0, 1], each with its maximum at 1 (all zero where no
@@ -57,8 +63,10 @@ class LiteCam(nn.Module):
         """
         z = features.mean((2, 3)) @ self.weight.T + self.bias
         joint = mixture.log() + z
-        gradient = joint.softmax(1) @ self.weight - DISTRACTION * (z.softmax(1) @ self.weight)
-        gradient = gradient - (1 - DISTRACTION) * self.mean
+        shown = z.softmax(1)
+        if distractors is not None and len(distractors):
+            shown = (shown + (distractors.log() + z.unsqueeze(1)).softmax(2).mean(1)) / 2
+        gradient = (joint.softmax(1) - DISTRACTION * shown) @ self.weight - (1 - DISTRACTION) * self.mean
         cam = torch.einsum("bc,bchw->bhw", gradient, features).relu().unsqueeze(1)
         cam = cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-6)
         return cam, torch.logsumexp(joint, 1) - torch.logsumexp(z, 1)

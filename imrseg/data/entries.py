@@ -22,6 +22,11 @@ PASCAL_FOLDS = 4
 SPELLED_OUT = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 
 
+def spelled_out(name: str) -> str:
+    """A class's name in its data set as a person would type it."""
+    return SPELLED_OUT.get(name, name.replace("_", " "))
+
+
 @dataclass(frozen=True)
 class Entry:
     """A picture and one class that it shows.
@@ -41,7 +46,7 @@ class Entry:
     @property
     def label(self) -> str:
         """The class as a person would type it."""
-        return SPELLED_OUT.get(self.name, self.name.replace("_", " "))
+        return spelled_out(self.name)
 
     def target(self) -> np.ndarray:
         """uint8 (H, W): 1 object, 0 background, 255 ignore."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imrseg.errors import InputError, WeightsError
+from imrseg.models.layers import check_fit
 
 # Channels of the block outputs that EfficientNetLite returns; the number is the stride.
 EFFICIENTNET_LITE0 = {"s4": 24, "s8": 40, "s16a": 80, "s16b": 112, "s16c": 112, "s16d": 112,
@@ -77,9 +79,23 @@ class BlockBackbone(nn.Module):
     def train(self, mode: bool = True) -> BlockBackbone:
         return super().train(False)  # frozen
 
-    def unused(self, name: str) -> bool:
-        """Whether a tensor of that name belongs to torchvision's classifier, which is not kept."""
-        return name.startswith(("backbone.fc.", "backbone.classifier."))
+    def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load ImageNet weights as torchvision distributes them (``resnet50-0676ba61.pth``), its classifier left out.
+
+        Raises:
+            WeightsError: names or shapes that do not fit; the message lists some.
+        """
+        own = self.state_dict()
+        # Older files lack these counters, which a frozen batch norm never reads.
+        given = {n: torch.zeros_like(t) for n, t in own.items() if n.endswith(".num_batches_tracked")}
+        given |= {n: t for n, t in state_dict.items() if not in_classifier(n)}
+        check_fit(given, {n: t.shape for n, t in own.items()}, "These are not torchvision's weights of this backbone")
+        self.load_state_dict(given)
+
+
+def in_classifier(name: str) -> bool:
+    """Whether a tensor of torchvision's network belongs to its classifier, which no backbone here keeps."""
+    return name.startswith(("fc.", "classifier."))
 
 
 class BlockResNet(BlockBackbone):
@@ -128,7 +144,7 @@ class BlockVGG(BlockBackbone):
 
 
 def hsnet_backbone(name: str) -> BlockBackbone:
-    """An untrained, frozen "resnet50", "resnet101" or "vgg16": ImageNet-normalised (B, 3, H, W) -> layers.
+    """A random, frozen "resnet50", "resnet101" or "vgg16": ImageNet-normalised (B, 3, H, W) -> layers.
 
     Layers come finest first; at 400 x 400 they measure 50, 25 and 13 (VGG16: 12) on a side.
 
@@ -137,14 +153,22 @@ def hsnet_backbone(name: str) -> BlockBackbone:
     """
     from torchvision import models
 
-    with torch.device("meta"):  # no time spent on drawing weights that are loaded over
+    with torch.device("meta"):  # no time spent on the classifier: 119 million weights of VGG16's
         if name in ("resnet50", "resnet101"):
             backbone: BlockBackbone = BlockResNet(getattr(models, name)(weights=None))
         elif name == "vgg16":
             backbone = BlockVGG(models.vgg16(weights=None))
         else:
             raise InputError(f"There is no backbone “{name}”. Accepted: resnet50, resnet101, vgg16.")
-    return backbone.to_empty(device="cpu").requires_grad_(False).eval()
+    backbone.to_empty(device="cpu")
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    return backbone.requires_grad_(False).eval()
 
 
 def _package_weights() -> dict[str, Tensor]:

@@ -2,17 +2,21 @@
 
 Masking a feature ``f`` by ``M`` and normalising it gives ``M f / (M |f| + eps)``: the raw feature
 times a gain per position. So the correlation at any step is the raw product times the two
-positions' gains, exactly, and its other direction is the transpose.
+positions' gains, exactly, and its other direction is the transpose. Masking the correlation itself
+is one more gain: ``M / (|f| + eps)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-5  # HSNet's
+PART = 4_000_000  # numbers of a volume that are made at a time: what is small enough stays in the cache
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ class RawCorrelation:
     """Raw products of a pair's features in L layers of one size; both directions stacked.
 
     Attributes:
-        product: relu(f_own . f_other), (2B, L, N, N).
-        norm: lengths |f| of each position's features, (2B, L, N), queries before supports.
+        product: relu(f_own . f_other), (2B, N, L, N), own positions first, queries before supports.
+        norm: lengths |f| of each position's features, (2B, L, N).
         size: (height, width) with N = height * width.
     """
 
@@ -30,30 +34,68 @@ class RawCorrelation:
     size: tuple[int, int]
 
     @classmethod
+    @torch.no_grad()
     def of(cls, layers: list[Tensor]) -> RawCorrelation:
-        """From layers of features (2B, C, h, w), queries before supports."""
-        f = torch.stack(layers, 1).flatten(3)
-        query, support = f.chunk(2)
-        product = (query.transpose(2, 3) @ support).relu()
-        product = torch.cat([product, product.transpose(2, 3)])
-        return cls(product, f.norm(dim=2), (layers[0].shape[-2], layers[0].shape[-1]))
+        """From layers of features (2B, C, h, w), queries before supports; the backbone is frozen."""
+        f = [layer.flatten(2) for layer in layers]
+        pairs, positions = len(f[0]) // 2, f[0].shape[2]
+        out = f[0].new_empty(2 * pairs, positions, len(f), positions)
+        for i in range(pairs):
+            for k, layer in enumerate(f):
+                product = multiply(layer[i], layer[i + pairs])
+                torch.clamp_min(product, 0, out=out[i, :, k])
+                torch.clamp_min(product.t().contiguous(), 0, out=out[i + pairs, :, k])
+        norm = torch.stack([layer.norm(dim=1) for layer in f], 1)
+        return cls(out, norm, (layers[0].shape[-2], layers[0].shape[-1]))
 
-    def gain(self, mask: Tensor | None) -> Tensor:
-        """What masking by ``mask`` (2B, 1, h, w) at this size and normalising does: (2B, L, N); None: no mask."""
+    def gain(self, mask: Tensor | None = None) -> Tensor:
+        """What masking features by ``mask`` (2B, 1, h, w) and normalising them does: (2B, L, N); None: no mask."""
         if mask is None:
             return 1 / (self.norm + EPSILON)
         m = mask.flatten(2)
         return m / (m * self.norm + EPSILON)
 
-    def cosine(self, own: Tensor | None, other: Tensor) -> Tensor:
-        """Correlations (2B, L, h, w, h, w) of features masked by ``own`` with the other's, masked by ``other``.
+    def scaled(self, own: Tensor, other: Tensor) -> list[Volume]:
+        """Each picture's correlations with its partner, for gains (2B, L, N) of pictures as the own or the other one."""
+        partners = list(zip(self.product, swap(self.product), own, swap(other), strict=True))
+        return [Volume(*partner, self.size) for partner in partners]
 
-        Both masks are (2B, 1, h, w), in the order of the pictures that they belong to: queries
-        before supports.
-        """
-        gain = swap(self.gain(other))
-        out = self.product * self.gain(own).unsqueeze(3) * gain.unsqueeze(2)
-        return out.view(*out.shape[:2], *self.size, *self.size)
+
+@dataclass(frozen=True)
+class Volume:
+    """Correlations of one picture's positions with the other's: products times gains, made where they are used.
+
+    Attributes:
+        product: (N, L, N), own positions first; transposed: the same, the other's positions first.
+        own, other: gains (L, N) of either picture's positions.
+        size: (height, width) with N = height * width.
+    """
+
+    product: Tensor
+    transposed: Tensor
+    own: Tensor
+    other: Tensor
+    size: tuple[int, int]
+
+    def parts(self) -> Iterator[Tensor]:
+        """The volume (N, L, h, w) by own position, some of them at a time."""
+        for rows in torch.arange(len(self.product)).split(max(1, PART // self.product[0].numel())):
+            span = slice(int(rows[0]), int(rows[-1]) + 1)
+            part = self.product[span] * self.own.t()[span, :, None] * self.other
+            yield part.view(*part.shape[:2], *self.size)
+
+    def kept(self, stride: int) -> Tensor:
+        """Every ``stride``-th position of the other picture, both ways: (n, L, h, w), by other position."""
+        chosen = torch.arange(len(self.product), device=self.own.device).view(self.size)[::stride, ::stride].flatten()
+        kept = self.transposed[chosen] * self.other.t()[chosen, :, None] * self.own
+        return kept.view(*kept.shape[:2], *self.size)
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """(C, N) and (C, M) -> their products (N, M)."""
+    if a.is_cuda:
+        return a.t() @ b
+    return F.conv2d(b[:, None], a.t()[..., None, None])[:, 0]  # on processors faster than a matrix product
 
 
 def swap(x: Tensor) -> Tensor:

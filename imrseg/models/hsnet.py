@@ -1,14 +1,18 @@
 """IMR-HSNet, the paper's own network: HSNet's neck and head with the IMR cell between them.
 
-Two ways of masking. *Faithful* follows the paper and HSNet: the features of the other picture are
-masked, one's own are not. *Authors-compatible* does what the released code does, since the released
-weights grew up with it: at step 1 each picture's features are masked by the other's coarse mask, and
-every later step masks both once more, on top of all masks before.
+Two modes:
+
+- *Faithful* follows the paper (section 4.2, supplement 1.2) and HSNet. The other picture is masked by
+  its mask of the step before, one's own picture is not masked; nothing but masks and hidden states
+  passes from step to step. The hidden state starts from zero, so pictures may have other sizes.
+- *Authors-compatible* does what the released code does, since the released weights grew up with it:
+  at step 1 each picture's features are masked by the other's coarse mask, every later step masks both
+  once more, on top of all masks before, and the hidden state starts from a learned one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,16 +20,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imrseg.errors import InputError, WeightsError
-from imrseg.models.backbones import BlockBackbone, hsnet_backbone
-from imrseg.models.conv4d import CenterPivotConv4d
-from imrseg.models.correlation import RawCorrelation, swap
-from imrseg.models.imr import IMRCell
-from imrseg.models.refiner import Refiner, RefinerState
+from imrseg.models.backbones import BlockBackbone, hsnet_backbone, in_classifier
+from imrseg.models.conv4d import CenterPivotConv4d, GroupNorm4d, NarrowConv4d
+from imrseg.models.correlation import RawCorrelation, Volume, swap
+from imrseg.models.imr import ConvCell, IMRCell, NoCell
+from imrseg.models.layers import check_fit
+from imrseg.models.refiner import Prepared, Refiner, RefinerState
 
 CHANNELS = 128  # of C and of the hidden state
 GUIDE = 512  # channels of the image features that the cell sees
-SIDE = 400  # of the pictures that the released weights take
+SIDE = 400  # of the pictures, in the paper and for the released weights
 STRIDE = 8  # of C, the hidden state and the cell's mask
+COARSEST = 32  # stride of the coarsest level
+
+Start = tuple[int, int] | None
+CELLS: dict[str, Callable[[Start], nn.Module]] = {  # supplement 2.3, table 5
+    "group": lambda start: IMRCell(1 + CHANNELS + GUIDE, CHANNELS, squeeze=512, start=start),
+    "conv": lambda start: ConvCell(1 + CHANNELS + GUIDE, CHANNELS, start),
+    "none": lambda start: NoCell(),
+}
+MASKINGS = ("features", "correlations")
 
 
 def resize_aligned(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -48,12 +62,11 @@ class HSNetPair:
     mask_size: tuple[int, int] | None = None  # masks stay at the size that they come in
 
 
-def squeeze_block(inputs: int, outputs: list[int], kernels: list[int], strides: list[int]) -> nn.Sequential:
-    """Center-pivot 4D convolutions, each with group norm and ReLU."""
+def block(*convs: CenterPivotConv4d) -> nn.Sequential:
+    """4D convolutions, each with group norm and ReLU."""
     layers: list[nn.Module] = []
-    for channels, kernel, stride in zip(outputs, kernels, strides, strict=True):
-        layers += [CenterPivotConv4d(inputs, channels, kernel, stride), nn.GroupNorm(4, channels), nn.ReLU()]
-        inputs = channels
+    for conv in convs:
+        layers += [conv, GroupNorm4d(4, conv.conv1.out_channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
@@ -62,22 +75,21 @@ class HSNetNeck(nn.Module):
 
     Args:
         depths: layers in each level, the coarsest first.
-        middle: channels of the middle level, projected to 512 for the cell where there are more.
-        authors_compatible: see the module's docstring.
+        guide: projects the middle level's features for the cell.
+        authors_compatible, masking: see ``IMRHSNet``.
     """
 
-    def __init__(self, depths: tuple[int, int, int], middle: int, authors_compatible: bool) -> None:
+    def __init__(self, depths: tuple[int, int, int], guide: nn.Module, authors_compatible: bool, masking: str) -> None:
         super().__init__()
-        self.depths, self.authors_compatible = depths, authors_compatible
-        outputs = [16, 64, CHANNELS]
+        self.depths, self.authors_compatible, self.masking = depths, authors_compatible, masking
         self.squeeze = nn.ModuleList(
-            squeeze_block(depth, outputs, kernels, strides)
+            block(*map(CenterPivotConv4d, (depth, 16, 64), (16, 64, CHANNELS), kernels, strides))
             for depth, kernels, strides in zip(
                 depths, ([3, 3, 3], [5, 3, 3], [5, 5, 3]), ([2, 2, 2], [4, 2, 2], [4, 4, 2]), strict=True
             )
         )
-        self.mix = nn.ModuleList(squeeze_block(CHANNELS, [CHANNELS] * 3, [3] * 3, [1] * 3) for _ in range(2))
-        self.guide = nn.Conv2d(middle, GUIDE, 1) if middle != GUIDE else nn.Identity()
+        self.mix = nn.ModuleList(block(*(NarrowConv4d(CHANNELS, CHANNELS, 3) for _ in range(3))) for _ in range(2))
+        self.guide = guide
 
     def prepare(self, query: list[Tensor], support: list[Tensor]) -> HSNetPair:
         """Features of a pair, finest layer first, as ``hsnet_backbone`` gives them."""
@@ -90,28 +102,34 @@ class HSNetNeck(nn.Module):
         guide = self.guide(resize_aligned(torch.stack(levels[1]).sum(0), (finest[0], finest[1])))
         return HSNetPair([RawCorrelation.of(level) for level in levels], guide)
 
-    def forward(self, pair: HSNetPair, masks: Tensor) -> tuple[Tensor, HSNetPair]:
+    def volumes(self, pair: HSNetPair, masks: Tensor) -> tuple[list[list[Volume]], HSNetPair]:
+        """Per level, each picture's correlations for ``masks`` (2B, 1, h, w)."""
         fitted = [resize_aligned(masks, c.size) for c in pair.correlations]
         if self.authors_compatible:
             masked = [swap(m) for m in fitted] if pair.masked is None else [
                 before * m for before, m in zip(pair.masked, fitted, strict=True)
             ]  # fmt: skip
             pair = replace(pair, masked=masked)
-            volumes = [c.cosine(m, m) for c, m in zip(pair.correlations, masked, strict=True)]
+            own = other = [c.gain(m) for c, m in zip(pair.correlations, masked, strict=True)]
         else:
-            volumes = [c.cosine(None, m) for c, m in zip(pair.correlations, fitted, strict=True)]
-        squeezed = [block(volume) for block, volume in zip(self.squeeze, volumes, strict=True)]
+            own = [c.gain() for c in pair.correlations]
+            if self.masking == "features":
+                other = [c.gain(m) for c, m in zip(pair.correlations, fitted, strict=True)]
+            else:
+                other = [gain * m.flatten(2) for gain, m in zip(own, fitted, strict=True)]
+        return [c.scaled(g, o) for c, g, o in zip(pair.correlations, own, other, strict=True)], pair
+
+    def forward(self, pair: HSNetPair, masks: Tensor) -> tuple[Tensor, HSNetPair]:
+        volumes, pair = self.volumes(pair, masks)
+        squeezed = []
+        for squeeze, level in zip(self.squeeze, volumes, strict=True):
+            x = torch.cat([squeeze(volume) for volume in level])  # one at a time: the finest are large
+            squeezed.append(x.permute(0, 4, 5, 3, 1, 2).contiguous())  # from now on by other position
         x = squeezed[0]
-        for block, finer in zip(self.mix, squeezed[1:], strict=True):
-            x = block(resize_own(x, (finer.shape[2], finer.shape[3])) + finer)
-        return x.flatten(4).mean(4), pair
-
-
-def resize_own(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize the own picture's positions of (B, C, ha, wa, hb, wb) to ``size``."""
-    b, c, ha, wa, hb, wb = x.shape
-    x = resize_aligned(x.permute(0, 4, 5, 1, 2, 3).reshape(-1, c, ha, wa), size)
-    return x.view(b, hb, wb, c, *size).permute(0, 3, 4, 5, 1, 2)
+        for mix, finer in zip(self.mix, squeezed[1:], strict=True):
+            size = (finer.shape[-2], finer.shape[-1])
+            x = mix(resize_aligned(x.flatten(1, 3), size).view(finer.shape) + finer)
+        return x.flatten(1, 2).mean(1), pair
 
 
 class HSNetHead(nn.Module):
@@ -147,35 +165,67 @@ class IMRHSNet(nn.Module):
     """The whole network: backbone, neck, IMR cell, head.
 
     Args:
-        backbone: "resnet50", "resnet101" or "vgg16", frozen; untrained until weights are loaded.
+        backbone: "resnet50", "vgg16" (the paper's) or "resnet101". It is frozen, and random until
+            weights are loaded: the authors', or ImageNet's by ``backbone.load_torchvision``.
         authors_compatible: reproduce the released code, which the released weights need.
+        cell: the recurrent cell (supplement 2.3): "group" convolutions, as the paper adopts; plain "conv";
+            "none", which leaves ``C`` to the head as it is.
+        masking: what the other picture's mask is multiplied with. "features", as in HSNet: since they are
+            normalised afterwards, it nearly cancels wherever a soft mask is not 0. "correlations", after the
+            normalisation, keeps its meaning.
+
+    Attributes:
+        settings: the arguments, from which ``IMRHSNet(**settings)`` builds the same network.
+
+    Raises:
+        InputError: a name that is not among these, or another cell or masking than the released code's.
     """
 
-    def __init__(self, backbone: str = "resnet50", authors_compatible: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        authors_compatible: bool = False,
+        cell: str = "group",
+        masking: str = "features",
+    ) -> None:
         super().__init__()
+        check_name("cell", cell, CELLS)
+        check_name("masking", masking, MASKINGS)
+        if authors_compatible and (cell, masking) != ("group", "features"):
+            raise InputError(
+                "The released code has the cell “group” and masks “features”; with authors_compatible"
+                f" there is no cell “{cell}” with masking “{masking}”."
+            )
         self.name = backbone
+        self.settings = {
+            "backbone": backbone, "authors_compatible": authors_compatible, "cell": cell, "masking": masking
+        }  # fmt: skip
         self.backbone: BlockBackbone = hsnet_backbone(backbone)
-        neck = HSNetNeck(self.backbone.depths, self.backbone.middle, authors_compatible)
-        cell = IMRCell(
-            1 + CHANNELS + GUIDE, CHANNELS, squeeze=512, start=(SIDE // STRIDE, SIDE // STRIDE)
-        )  # fmt: skip
-        self.refiner = Refiner(neck, cell, HSNetHead(), resize_aligned)
+        projects = cell != "none" and self.backbone.middle != GUIDE
+        guide = nn.Conv2d(self.backbone.middle, GUIDE, 1) if projects else nn.Identity()
+        neck = HSNetNeck(self.backbone.depths, guide, authors_compatible, masking)
+        start = (SIDE // STRIDE, SIDE // STRIDE) if authors_compatible else None
+        self.refiner = Refiner(neck, CELLS[cell](start), HSNetHead(), resize_aligned)
+
+    def prepare(self, query: Tensor, support: Tensor) -> Prepared:
+        """What does not depend on the masks, for any number of labels and steps; arguments as for ``start``."""
+        self._check_sizes(query, support)
+        with torch.no_grad():
+            features = self.backbone(query), self.backbone(support)
+        return self.refiner.prepare(*features)
 
     def start(self, query: Tensor, support: Tensor, query_mask: Tensor, support_mask: Tensor) -> RefinerState:
         """The state before step 1.
 
         Args:
-            query, support: ImageNet-normalised pictures (B, 3, 400, 400).
+            query, support: ImageNet-normalised pictures (B, 3, 400, 400); in the faithful mode sides may
+                also be multiples of 32.
             query_mask, support_mask: coarse masks (B, 1, h, w) in [0, 1].
 
         Raises:
             InputError: pictures of another size.
         """
-        if query.shape[-2:] != (SIDE, SIDE) or support.shape[-2:] != (SIDE, SIDE):
-            raise InputError(f"IMR-HSNet takes pictures of {SIDE} x {SIDE}, not {tuple(query.shape[-2:])}.")
-        with torch.no_grad():
-            features = self.backbone(query), self.backbone(support)
-        return self.refiner.start(*features, query_mask, support_mask)
+        return self.refiner.begin(self.prepare(query, support), query_mask, support_mask)
 
     def forward(
         self, query: Tensor, support: Tensor, query_mask: Tensor, support_mask: Tensor, steps: int = 3
@@ -191,22 +241,39 @@ class IMRHSNet(nn.Module):
     def load_authors_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights under the released code's names, with or without ``module.`` in front.
 
+        The faithful mode takes them as a start for training, all but the learned first hidden state.
+
         Raises:
             WeightsError: names or shapes that do not fit this network; the message lists some.
         """
+        if self.settings["cell"] != "group":
+            raise WeightsError(f"The released weights have the cell “group”, this network “{self.settings['cell']}”.")
         given = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-        expected = authors_shapes(self)
-        wrong = [f"missing {n}" for n in expected if n not in given]
-        wrong += [f"unexpected {n}" for n in given if n not in expected and not self.backbone.unused(n)]
-        wrong += [
-            f"{n} is {tuple(given[n].shape)}, not {tuple(shape)}"
-            for n, shape in expected.items()
-            if n in given and given[n].shape != shape
-        ]
-        if wrong:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-            raise WeightsError(f"These are not the weights of IMR-HSNet on {self.name}: {'; '.join(wrong[:5])}{more}.")
+        given = {n: t for n, t in given.items() if not in_classifier(n.removeprefix("backbone."))}
+        if not self.settings["authors_compatible"]:
+            given.pop("state", None)
+        check_fit(given, authors_shapes(self), f"These are not the weights of IMR-HSNet on {self.name}")
         self.load_state_dict(from_authors(given, self))
+
+    def _check_sizes(self, query: Tensor, support: Tensor) -> None:
+        learned_start = self.settings["authors_compatible"]
+        for side in (*query.shape[-2:], *support.shape[-2:]):
+            # Of other sizes the three levels' strides would not end at the same positions.
+            if side != SIDE and (learned_start or side % COARSEST):
+                raise InputError(
+                    f"IMR-HSNet takes pictures of {SIDE} x {SIDE}"
+                    f"{'' if learned_start else f' or sides of a multiple of {COARSEST}'}, not of side {side}."
+                )
+        if query.shape != support.shape:
+            raise InputError(
+                f"Query and support must have the same shape, not {tuple(query.shape)} and {tuple(support.shape)}."
+            )
+
+
+def check_name(what: str, name: str, accepted: Iterable[str]) -> None:
+    """Raise InputError, listing ``accepted``, where ``name`` is not among them."""
+    if name not in accepted:
+        raise InputError(f"There is no {what} “{name}”. Accepted: {', '.join(accepted)}.")
 
 
 # Prefixes of the released code's names, and of ours.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
+
+from imrseg.errors import WeightsError
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -18,3 +22,21 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def conv_block(inputs: int, outputs: int, groups: int = 4) -> nn.Sequential:
     """3x3 convolution, group norm, ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(groups, outputs), nn.ReLU())
+
+
+def check_fit(given: Mapping[str, Tensor], expected: Mapping[str, Size], what: str) -> None:
+    """Compare tensors with the names and shapes that a network expects.
+
+    Raises:
+        WeightsError: they differ; the message begins with ``what`` and lists some of the names.
+    """
+    wrong = [f"missing {name}" for name in expected if name not in given]
+    wrong += [f"unexpected {name}" for name in given if name not in expected]
+    wrong += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in given and given[name].shape != shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise WeightsError(f"{what}: {'; '.join(wrong[:5])}{more}.")

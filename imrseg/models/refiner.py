@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from imrseg.models.imr import IMRCell
 from imrseg.models.layers import resize
 
 Features = Any  # what the backbone gives and the neck takes
@@ -31,17 +30,32 @@ class Pair(Protocol):
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What does not depend on the masks: made once per pair of images, good for any label and step.
+
+    Attributes:
+        pair: the neck's part.
+        constant: the cell's part (``GRUCell.prepare``).
+    """
+
+    pair: Pair
+    constant: Tensor | None
+
+
+@dataclass(frozen=True)
 class RefinerState:
     """The state carried from step to step, both images stacked: queries, then supports.
 
     Attributes:
         pair: the neck's preparation, and what else the neck carries from step to step.
+        constant: the cell's preparation.
         masks: soft masks (2B, 1, h, w) in [0, 1].
         hidden: hidden states of the recurrent cell (2B, C, h', w').
         logits: (2B, 2, h, w), channel 1 = object; None before the first step.
     """
 
     pair: Pair
+    constant: Tensor | None
     masks: Tensor
     hidden: Tensor
     logits: Tensor | None = None
@@ -62,33 +76,42 @@ class Refiner(nn.Module):
         neck: ``prepare(query, support) -> Pair``, and ``neck(pair, masks) -> (C, Pair)``, where ``C``
             (2B, C, h', w') says of each position of an image how it relates to the object in the
             other image.
-        cell: updates the hidden state from ``[own mask, C, guide]`` (equation 4).
+        cell: updates the hidden state from ``[own mask, C]`` and the pair's guide (equation 4).
         head: ``head(C + h, pair, masks)`` -> logits (equations 5 and 6).
         resize: how masks change size.
 
     Both images go through as one batch; query and support differ only in their place.
     """
 
-    def __init__(self, neck: nn.Module, cell: IMRCell, head: nn.Module, resize: Resize = resize) -> None:
+    def __init__(self, neck: nn.Module, cell: nn.Module, head: nn.Module, resize: Resize = resize) -> None:
         super().__init__()
         self.neck, self.cell, self.head = neck, cell, head
         self.resize = resize
 
-    def start(self, query: Features, support: Features, query_mask: Tensor, support_mask: Tensor) -> RefinerState:
-        """The state before the first step, from features and coarse masks (B, 1, h, w) in [0, 1]."""
+    def prepare(self, query: Features, support: Features) -> Prepared:
+        """From the features of both images; serves ``begin`` as often as there are labels."""
         pair = self.neck.prepare(query, support)
+        return Prepared(pair, self.cell.prepare(pair.guide))
+
+    def begin(self, prepared: Prepared, query_mask: Tensor, support_mask: Tensor) -> RefinerState:
+        """The state before the first step, from coarse masks (B, 1, h, w) in [0, 1]."""
+        pair = prepared.pair
         masks = torch.cat([query_mask, support_mask])
         if pair.mask_size is not None:
             masks = self.resize(masks, pair.mask_size)
-        return RefinerState(pair, masks, self.cell.first(pair.guide))
+        return RefinerState(pair, prepared.constant, masks, self.cell.first(pair.guide))
+
+    def start(self, query: Features, support: Features, query_mask: Tensor, support_mask: Tensor) -> RefinerState:
+        """``prepare`` and ``begin`` in one."""
+        return self.begin(self.prepare(query, support), query_mask, support_mask)
 
     def step(self, state: RefinerState) -> RefinerState:
         """One refinement of both images' masks by each other."""
         correlation, pair = self.neck(state.pair, state.masks)
-        own = self.resize(state.masks, (pair.guide.shape[-2], pair.guide.shape[-1]))
-        hidden = self.cell(torch.cat([own, correlation, pair.guide], 1), state.hidden)
+        own = self.resize(state.masks, (correlation.shape[-2], correlation.shape[-1]))
+        hidden = self.cell(torch.cat([own, correlation], 1), state.hidden, state.constant)
         logits = self.head(correlation + hidden, pair, state.masks).float()
-        return RefinerState(pair, logits.softmax(1)[:, 1:], hidden, logits)
+        return RefinerState(pair, state.constant, logits.softmax(1)[:, 1:], hidden, logits)
 
     def forward(
         self, query: Features, support: Features, query_mask: Tensor, support_mask: Tensor, steps: int

@@ -59,7 +59,7 @@ def drop(page, where, *paths):
 
 def run(page, label=None):
     if label is not None:
-        page.get_by_label("Label").fill(label)
+        page.get_by_label("Label", exact=True).fill(label)
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#status")).to_contain_text(re.compile(r"step[s]? in|coarse mask only"), timeout=30_000)
 
@@ -146,7 +146,7 @@ def test_two_visitors_see_their_own_pictures(visit):
     drop(one, "#query", PORTRAIT)
     drop(two, "#query", LION)
     for page, label in ((one, "cheetah"), (two, "lion")):
-        page.get_by_label("Label").fill(label)
+        page.get_by_label("Label", exact=True).fill(label)
     for page in (one, two):
         page.get_by_role("button", name="Run", exact=True).click()
     for page, name, label in ((one, PORTRAIT.name, "cheetah"), (two, LION.name, "lion")):

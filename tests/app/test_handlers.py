@@ -12,6 +12,7 @@ gr = pytest.importorskip("gradio")
 
 from imrseg.app import build_app, handlers, rendering, sessions  # noqa: E402
 from imrseg.app.layout import EXAMPLES_FOLDER, lay_out, list_examples  # noqa: E402
+from imrseg.app.models import Models  # noqa: E402
 
 PORTRAIT, RUNNING, LION = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah-portrait", "cheetah-running", "lion"))
 
@@ -19,13 +20,14 @@ PORTRAIT, RUNNING, LION = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah
 @pytest.fixture(scope="module")
 def app(segmenter):
     with gr.Blocks():
-        return handlers.Handlers(lay_out(3), segmenter)
+        models = Models(segmenter)
+        return handlers.Handlers(lay_out(models), models)
 
 
-def run_all(app, query=PORTRAIT, supports=(RUNNING,), label="cheetah", steps=2, view="Overlay", threshold=0.5):
+def run_all(app, query=PORTRAIT, supports=(RUNNING,), label="cheetah", steps=2, view="Overlay", threshold=0.5, **how):
     """All updates of a run."""
     supports = [(str(s), None) for s in supports]
-    return list(app.run(query and str(query), supports, label, steps, view, threshold))
+    return list(app.run(query and str(query), supports, label, steps, view, threshold, **how))
 
 
 def run(app, **given):
@@ -80,6 +82,9 @@ def test_labels_are_separated_by_commas(app):
         ({"query": Path(__file__)}, "is not a picture"),
         ({"supports": (Path(__file__),)}, "is not a picture"),
         ({"supports": (RUNNING,) * 11}, "11 support pictures"),
+        ({"preset": "huge"}, "There is no preset “huge”"),
+        ({"edges": "crf"}, "guided, grabcut"),
+        ({"distractors": ",".join("x" * n for n in range(1, 23))}, "up to 20 words"),
     ],
 )
 def test_bad_input_is_told_in_words(app, given, said):
@@ -90,7 +95,7 @@ def test_bad_input_is_told_in_words(app, given, said):
 
 
 def test_the_unexpected_is_told_in_short_and_logged(app, caplog):
-    broken = handlers.Handlers(app.page, SimpleNamespace(start=lambda *_: 1 / 0))
+    broken = handlers.Handlers(app.page, SimpleNamespace(preset="lite", get=lambda *_: 1 / 0))
     said = run_all(broken)[-1][app.page.status]
     assert "unexpected" in said
     assert "division" not in said
@@ -99,7 +104,7 @@ def test_the_unexpected_is_told_in_short_and_logged(app, caplog):
 
 def test_looking_around_computes_nothing(app, monkeypatch):
     session = session_of(app, run(app))
-    monkeypatch.setattr(app, "segmenter", None)
+    monkeypatch.setattr(app, "models", None)
     shown = app.look(session, "cheetah", 0, "Overlay", 0.5, 0)
     assert shown[app.page.query_view].label == "Query, coarse"
     for view in ("Overlay", "Heat map", "Outline", "Cut-out"):
@@ -170,6 +175,14 @@ def test_download_is_the_mask_at_the_pictures_own_size(app, tmp_path, segmenter)
     assert set(np.unique(mask)) <= {0, 255}
     expected = segmenter.segment(large, [RUNNING], "cheetah", steps=2).mask
     np.testing.assert_array_equal(mask > 0, expected)
+
+
+def test_choices_reach_the_run(app, segmenter):
+    session = session_of(app, run(app, distractors="grass, sky", prompts="ensemble", edges="guided"))
+    given = {"distractors": ["grass", "sky"], "prompts": "ensemble", "edges": "guided"}
+    expected = segmenter.segment(PORTRAIT, [RUNNING], "cheetah", steps=2, **given)
+    for step, wanted in zip(session.findings[0].steps, expected.steps, strict=True):
+        np.testing.assert_array_equal(step.query_soft, wanted.query_soft)
 
 
 def test_pictures_are_kept_at_display_size():

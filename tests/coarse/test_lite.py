@@ -22,15 +22,17 @@ def inputs(batch: int = 4, size: tuple[int, int] = (5, 7)) -> tuple[torch.Tensor
     return features, mixture / mixture.sum(1, keepdim=True)
 
 
-def test_closed_form_is_grad_cam_by_autograd(cam):
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_closed_form_is_grad_cam_by_autograd(cam, others):
     """Section 4.1: channel weights are the spatial mean of the target's gradient; then ReLU, maximum to 1."""
     features, mixture = inputs()
+    distractors = mixture[1 : 1 + others].roll(3, 1)
     features.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(cam.target(features, mixture).sum(), features)
+    (gradient,) = torch.autograd.grad(cam.target(features, mixture, distractors).sum(), features)
     channel = gradient.mean((2, 3), keepdim=True)
     expected = (channel * features).sum(1, keepdim=True).relu()
     expected = expected / expected.amax((2, 3), keepdim=True)
-    masks, _ = cam(features.detach(), mixture)
+    masks, _ = cam(features.detach(), mixture, distractors)
     assert masks.shape == (4, 1, 5, 7)
     torch.testing.assert_close(masks, expected.detach(), atol=1e-6, rtol=0)
 
@@ -54,11 +56,13 @@ def test_range_and_an_empty_map(cam):
 
 
 def test_what_is_shown_speaks_louder(segmenter, cat, cup):
-    features = torch.cat([f["head"] for f in segmenter.features([open_picture(cat), open_picture(cup)])])
+    features = torch.cat(
+        [f["head"] for f in segmenter.features(segmenter.masker.encoder, [open_picture(cat), open_picture(cup)])]
+    )
 
     def evidence(label: str) -> list[float]:
-        mixture = segmenter.lexicon.meaning(label).mixture.expand(2, -1)
-        return segmenter.cam(features, mixture)[1].tolist()
+        mixture = segmenter.masker.lexicon.meaning(label).mixture.expand(2, -1)
+        return segmenter.masker.cam(features, mixture)[1].tolist()
 
     assert evidence("cat")[0] > evidence("cat")[1]
     assert evidence("cup")[1] > evidence("cup")[0]

@@ -20,7 +20,8 @@ def test_rescaling_is_exact(own_masked):
     layers = [torch.randn(4, 6, 3, 5, dtype=torch.float64) for _ in range(2)]
     masks = torch.rand(4, 1, 3, 5, dtype=torch.float64)
     masks[:, :, 0, 0] = 0  # a position that is masked away altogether
-    cosine = RawCorrelation.of(layers).cosine(masks if own_masked else None, masks)
+    raw = RawCorrelation.of(layers)
+    cosine = raw.scaled(raw.gain(masks if own_masked else None), swap(raw.gain(masks)))
     assert cosine.shape == (4, 2, 3, 5, 3, 5)
     for i, f in enumerate(layers):
         own = f * masks if own_masked else f

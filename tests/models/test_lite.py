@@ -9,7 +9,7 @@ from imrseg.models.lite import Correlation, lite_refiner
 
 @pytest.fixture(scope="module")
 def backbone(segmenter) -> EfficientNetLite:
-    return segmenter.backbone
+    return segmenter.network.encoder.encode
 
 
 def test_backbone_features_by_stride(backbone):

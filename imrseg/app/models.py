@@ -1,0 +1,64 @@
+"""The segmenters of one server: made when first asked for, then shared by all visitors."""
+
+from __future__ import annotations
+
+import threading
+
+from imrseg import hub, weights
+from imrseg.errors import WeightsError
+from imrseg.presets import get_preset, list_presets
+from imrseg.segmenter import Segmenter
+
+OWN = ""  # the preset's own coarse masker
+COARSE = {"lite": "lite: words by WordNet", "clip": "CLIP RN50"}
+CLIP_FILE = "RN50.pt"
+
+
+class Models:
+    """Every combination of a preset and a coarse masker, loaded once.
+
+    Args:
+        first: the segmenter that the server was started with.
+
+    Attributes:
+        preset: its preset's name, the page's default.
+    """
+
+    def __init__(self, first: Segmenter) -> None:
+        self.preset = first.preset.name
+        self._device = str(first.device)
+        self._loaded = {(self.preset, first.preset.coarse): first}
+        self._lock = threading.Lock()
+
+    def presets(self) -> list[tuple[str, str]]:
+        """(what the menu shows, preset) of all presets; it says where weights are missing."""
+        names = dict.fromkeys((self.preset, *list_presets()))
+        return [(name + (" (weights missing)" if self.missing(name, OWN) else ""), name) for name in names]
+
+    def coarse(self) -> list[tuple[str, str]]:
+        """(what the menu shows, coarse masker)."""
+        return [("the preset’s own", OWN), *((words, name) for name, words in COARSE.items())]
+
+    def missing(self, preset: str, coarse: str) -> str:
+        """What to put where before these can be used; "" where everything is there."""
+        chosen = get_preset(preset)
+        needed = [chosen.checkpoint] + [CLIP_FILE] * ((coarse or chosen.coarse) == "clip")
+        if (preset, coarse or chosen.coarse) in self._loaded:
+            return ""
+        return " ".join(hub.missing(name) for name in needed if not weights.have(name))
+
+    def get(self, preset: str, coarse: str) -> Segmenter:
+        """The segmenter of a preset with a coarse masker.
+
+        Raises:
+            InputError: there is no such preset or masker.
+            WeightsError: weights are missing. Nothing is downloaded for a visitor, and no other preset
+                takes its place.
+        """
+        key = (preset, coarse or get_preset(preset).coarse)
+        with self._lock:
+            if key not in self._loaded:
+                if missing := self.missing(preset, coarse):
+                    raise WeightsError(f"{preset} cannot run yet. {missing}")
+                self._loaded[key] = Segmenter.from_preset(preset, self._device, coarse=key[1])
+            return self._loaded[key]

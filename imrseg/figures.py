@@ -1,0 +1,168 @@
+"""A run as papers and talks show it: a figure of all steps, and an animation that goes through them.
+
+``pictures`` are uint8 (h, w, 3) RGB of any size, the query first, then the supports; ``steps`` as in
+``Result``; masks are cut at ``threshold`` (``Step.cut``).
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import threading
+import warnings
+from collections.abc import Sequence
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from imrseg.run import Step
+from imrseg.visualize import _font, _thumbnail, overlay, soft_mask
+
+# The figure is laid out in pixels of its PNG.
+DPI = 300
+CELL, GAP, LEFT = 420, 18, 60  # a picture's width, between two, and left of all
+LINE = 48  # height of a line of text
+LETTER = 0.6  # mean width of a letter, as a share of its height
+STYLE = {
+    "font.family": ["DejaVu Sans", "sans-serif"],  # the first is Matplotlib's own, the same on every machine
+    "font.size": 8,
+    "pdf.fonttype": 42,  # whole fonts, which publishers ask for
+    "svg.fonttype": "none",  # text that stays text
+    "svg.hashsalt": "imrseg",
+}
+# No dates: the same run gives the same bytes.
+METADATA: dict[str, dict[str, str | None]] = {
+    "png": {"Software": "imrseg"},
+    "pdf": {"Creator": "imrseg", "Producer": "Matplotlib", "CreationDate": None},
+    "svg": {"Creator": "imrseg", "Date": None},
+}
+_STYLES = threading.Lock()  # Matplotlib's style belongs to the whole process
+
+WIDTH = 900  # pixels of an animation, at most
+COLUMNS = 4
+WIDEST = 440  # of one picture in it
+PAUSE, REST = 900, 2700  # milliseconds that a step is shown, and the last
+
+
+def figure(pictures: Sequence[np.ndarray], steps: Sequence[Step], threshold: float, label: str) -> dict[str, bytes]:
+    """All steps side by side: {"png": ..., "pdf": ..., "svg": ...}.
+
+    A row for the query and for each support; columns are the pictures as they came, the coarse masks,
+    then step 1, 2, ... Lettering is text in PDF and SVG, and a label is never read as formulas or markup.
+    May be called from several threads.
+    """
+    rows = [[picture, *cells] for picture, *cells in _cells(pictures, steps, threshold, CELL)]
+    heads = ["Input", *(name(step) for step in steps)]
+    width = LEFT + len(heads) * (CELL + GAP)
+    title = textwrap.wrap(f"“{plain(label)}”", int(width / (8 / 72 * DPI * LETTER)))
+    top = GAP + LINE * (len(title) + 1)
+    height = top + sum(row[0].shape[0] + GAP for row in rows)
+    with _STYLES, matplotlib.style.context(["default", STYLE]):
+        page = Figure((width / DPI, height / DPI))
+
+        def write(x: float, y: float, words: str, **how: str) -> None:
+            page.text(x / width, 1 - y / height, words, parse_math=False, **how)
+
+        write(LEFT, GAP, "\n".join(title), va="top")
+        for column, head in enumerate(heads):
+            write(LEFT + column * (CELL + GAP) + CELL / 2, top - LINE / 3, head, ha="center")
+        y = top
+        for row, who in zip(rows, names(len(pictures)), strict=True):
+            h, w = row[0].shape[:2]
+            write(LEFT / 2, y + h / 2, who, ha="center", va="center", rotation="vertical")
+            for column, cell in enumerate(row):
+                x = LEFT + column * (CELL + GAP) + (CELL - w) // 2
+                axes = page.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
+                axes.imshow(cell, aspect="auto")
+                axes.axis("off")
+            y += h + GAP
+        files = {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for what the font has not
+            for kind, metadata in METADATA.items():
+                file = io.BytesIO()
+                page.savefig(file, format=kind, dpi=DPI, metadata=metadata)
+                files[kind] = file.getvalue()
+    return files
+
+
+def animation(pictures: Sequence[np.ndarray], steps: Sequence[Step], threshold: float, label: str) -> dict[str, bytes]:
+    """One frame for each step, the last shown longest, over and over: {"gif": ..., "webp": ...}.
+
+    Query and supports stand side by side, four in a row; frames are at most 900 pixels wide.
+    """
+    columns = min(len(pictures), COLUMNS)
+    gap, line = 12, 26
+    cell = min(WIDEST, (WIDTH - gap) // columns - gap)
+    large, small = _font(17), _font(13)
+    width = max(gap + columns * (cell + gap), WIDEST)
+    cells = _cells(pictures, steps, threshold, cell)
+    shelves = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    heights = [max(row[0].shape[0] for row in shelf) for shelf in shelves]
+    size = (width, gap + line + sum(heights) + (line + gap) * len(shelves))
+    frames = []
+    for index, step in enumerate(steps, 1):
+        frame = Image.new("RGB", size, "white")
+        draw = ImageDraw.Draw(frame)
+        stage = f"{name(step)}" if step.index == 0 else f"{name(step)} of {len(steps) - 1}"
+        room = width - 3 * gap - large.getlength(stage)
+        draw.text((width - gap, gap), stage, (70, 78, 92), large, anchor="ra")
+        draw.text((gap, gap), shortened(f"“{plain(label)}”", large, room), (20, 24, 32), large)
+        y, who = gap + line, iter(names(len(pictures)))
+        for shelf, high in zip(shelves, heights, strict=True):
+            for column, row in enumerate(shelf):
+                x = gap + column * (cell + gap)
+                h, w = row[index].shape[:2]
+                frame.paste(Image.fromarray(row[index]), (x + (cell - w) // 2, y))
+                draw.text((x + cell // 2, y + h + 4), next(who), (70, 78, 92), small, anchor="ma")
+            y += high + line + gap
+        frames.append(frame)
+    pauses = [PAUSE] * (len(frames) - 1) + [REST]
+    files = {}
+    for kind, images in {"gif": _indexed(frames), "webp": frames}.items():
+        file = io.BytesIO()
+        images[0].save(file, kind, save_all=True, append_images=images[1:], duration=pauses, loop=0, quality=85)
+        files[kind] = file.getvalue()
+    return files
+
+
+def name(step: Step) -> str:
+    return f"Step {step.index}" if step.index else "Coarse"
+
+
+def names(pictures: int) -> list[str]:
+    """Of the query and the supports."""
+    return ["Query", "Support"] if pictures == 2 else ["Query", *(f"Support {k}" for k in range(1, pictures))]
+
+
+def plain(words: str) -> str:
+    """On one line, and without what no font can show: control characters and broken ones."""
+    return " ".join("".join(c if c.isprintable() else " " for c in words).split())
+
+
+def shortened(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """``words``, or their beginning where they are wider than ``room`` pixels."""
+    if font.getlength(words) <= room:
+        return words
+    return next(part for n in range(len(words), -1, -1) if font.getlength(part := words[:n] + "…") <= room or not n)
+
+
+def _indexed(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """The frames in 256 colours that all share, so that nothing flickers."""
+    small = [np.asarray(frame.reduce(3)) for frame in frames]
+    palette = Image.fromarray(np.concatenate(small)).quantize(256)
+    return [frame.quantize(palette=palette) for frame in frames]
+
+
+def _cells(
+    pictures: Sequence[np.ndarray], steps: Sequence[Step], threshold: float, width: int
+) -> list[list[np.ndarray]]:
+    """For each picture: itself, then with each step's mask laid over; at most ``width`` wide, 1.2 times as high."""
+    rows = []
+    for number, pixels in enumerate(pictures):
+        picture = _thumbnail(pixels, width, round(width * 1.2))
+        masks = [soft_mask(step, number - 1, picture.shape[:2]) >= step.cut(threshold) for step in steps]
+        rows.append([picture, *(overlay(picture, mask) for mask in masks)])
+    return rows

@@ -1,0 +1,145 @@
+"""Stage 2 ready to run: a backbone and the refiner behind it, from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imrseg import weights
+from imrseg.encoders import IMAGENET, Encoder, Features, normalise
+from imrseg.errors import WeightsError
+from imrseg.models.backbones import EfficientNetLite
+from imrseg.models.hsnet import SIDE, STRIDE, IMRHSNet
+from imrseg.models.lite import lite_refiner
+from imrseg.models.refiner import Prepared, Refiner, RefinerState
+from imrseg.presets import Preset
+
+LITE_SIDE = 320  # pixels; HSNet's is SIDE
+EVERYDAY = "everyday."  # tensors of a lite checkpoint that belong to stage 1
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A refiner, the encoder whose features it takes, and the file that both came from.
+
+    Attributes:
+        encoder: pictures -> features.
+        refiner: the loop of section 4.2.
+        file: the checkpoint.
+        together: pairs that are refined as one batch; what correlations of all layers take in memory
+            decides.
+        mask_size: (height, width) that coarse masks are brought to before the first step; None leaves
+            that to the refiner.
+        arrange: features by name -> what the refiner takes.
+    """
+
+    encoder: Encoder
+    refiner: Refiner
+    file: Path
+    together: int
+    mask_size: tuple[int, int] | None = None
+    arrange: Callable[[Features], Any] = dict
+
+    def prepare(self, query: Features, supports: Sequence[Features]) -> list[Prepared]:
+        """All that does not depend on the label, ``together`` pairs in each.
+
+        Args:
+            query: features of the query, batch of one; supports: of each support.
+        """
+        out = []
+        for first in range(0, len(supports), self.together):
+            part = supports[first : first + self.together]
+            others = {name: torch.cat([s[name] for s in part]) for name in query}
+            own = {name: tensor.expand(len(part), *tensor.shape[1:]) for name, tensor in query.items()}
+            out.append(self.refiner.prepare(self.arrange(own), self.arrange(others)))
+        return out
+
+    def begin(self, prepared: Sequence[Prepared], query_mask: Tensor, support_masks: Tensor) -> list[RefinerState]:
+        """The states before step 1, one for each of ``prepared``.
+
+        Args:
+            query_mask: coarse mask (1, 1, h, w) in [0, 1]; support_masks: (K, 1, h, w).
+        """
+        masks = torch.cat([query_mask, support_masks])
+        if self.mask_size is not None:
+            masks = F.interpolate(masks, self.mask_size, mode="bilinear", align_corners=False)
+        parts = masks[1:].split(self.together)
+        return [
+            self.refiner.begin(p, masks[:1].expand(len(part), -1, -1, -1), part)
+            for p, part in zip(prepared, parts, strict=True)
+        ]
+
+
+def load_network(preset: Preset, path: Path, device: torch.device) -> Network:
+    """The preset's network with the weights in ``path``.
+
+    Raises:
+        WeightsError: the file cannot be read, or holds another network.
+    """
+    loaders: dict[str, Callable[..., Network]] = {"lite": load_lite, "imr-hsnet": load_hsnet}
+    return loaders[preset.network](preset, path, device)
+
+
+def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
+    tensors, metadata = weights.load(path)
+    try:
+        refiner = lite_refiner(**metadata["network"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path} does not hold the {preset.name} network ({error!r}).") from error
+    own = {name: as_float(t) for name, t in tensors.items() if not name.startswith(EVERYDAY)}
+    weights.fill(refiner, own, path)
+    refiner.to(device).requires_grad_(False).eval()
+    return Network(lite_encoder(device), refiner, path, together=10)
+
+
+def lite_encoder(device: torch.device) -> Encoder:
+    """EfficientNet-Lite0, which stage 1 and 2 of lite share."""
+    return Encoder("lite", EfficientNetLite().to(device), LITE_SIDE, device)
+
+
+def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
+    """IMR-HSNet, from a safetensors file of ours or from a checkpoint of the authors' as it is."""
+    if path.suffix == ".safetensors":
+        net = open_hsnet(path, preset.backbone)
+    else:
+        weights.check_authors(path, preset.backbone)
+        net = IMRHSNet(preset.backbone, authors_compatible=True)
+        net.load_authors_state_dict(weights.read_state_dict(path))
+    net.to(device).requires_grad_(False).eval()
+
+    def encode(images: Tensor) -> Features:
+        return {str(i): layer for i, layer in enumerate(net.backbone(normalise(images, IMAGENET)))}
+
+    encoder = Encoder(f"hsnet:{path}", encode, SIDE, device)
+    cells = SIDE // STRIDE
+    return Network(encoder, net.refiner, path, together=1, mask_size=(cells, cells), arrange=in_order)
+
+
+def open_hsnet(path: Path, backbone: str) -> IMRHSNet:
+    """The network of a safetensors file, whose header says how it is built."""
+    settings = weights.header(path).get("network", {})
+    if not isinstance(settings, dict) or settings.get("name") != "imr-hsnet":
+        raise WeightsError(f"{path} does not hold IMR-HSNet, but {settings or 'an unnamed network'}.")
+    if settings.get("backbone") != backbone:
+        raise WeightsError(f"{path} holds IMR-HSNet on {settings.get('backbone')}; this preset runs on {backbone}.")
+    try:
+        net = IMRHSNet(**{name: value for name, value in settings.items() if name != "name"})
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path} describes a network that cannot be built ({error}).") from error
+    weights.fill(net, {name: as_float(t) for name, t in weights.load(path)[0].items()}, path)
+    return net
+
+
+def in_order(features: Features) -> list[Tensor]:
+    """HSNet's layers, the finest first."""
+    return list(features.values())
+
+
+def as_float(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -1,0 +1,303 @@
+"""One run: a label on a set of pictures, from the coarse masks through as many steps as are asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imrseg.edges import EDGES, clean
+from imrseg.errors import InputError
+from imrseg.images import ImageSource, open_picture, to_size
+from imrseg.postprocess import AGGREGATES, aggregate
+
+if TYPE_CHECKING:
+    from imrseg.models.refiner import RefinerState
+    from imrseg.segmenter import Segmenter
+
+MAX_SUPPORTS = 10
+MAX_LABEL = 200  # characters
+MAX_DISTRACTORS = 20
+UNLIKELY = 0.5  # confidence under which a label is called probably absent
+REENTRY = (100, 100)  # cells of a coarse mask that was fitted to edges, as the network is given it
+EMPTY = 0.001  # covered share under which a mask counts as empty
+PROMPTS = ("single", "ensemble")
+EDGES_ON = ("last", "every")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run goes about its label.
+
+    Attributes:
+        aggregate: how K supports' masks become one, "vote" (supplement 2.1) or "mean"; None: the preset's.
+        distractors: other things in the pictures, which the label is told apart from.
+        prompts: "single": the label in one wording; "ensemble": the mean of several.
+        edges: fit masks to the picture's edges by "guided" filter or "grabcut"; None: not.
+        edges_on: the "last" step's masks, or "every" step's before they enter the next.
+
+    Raises:
+        InputError: a value that is none of these.
+    """
+
+    aggregate: str | None = None
+    distractors: Sequence[str] = ()
+    prompts: str = "single"
+    edges: str | None = None
+    edges_on: str = "last"
+
+    def __post_init__(self) -> None:
+        for name, accepted in (
+            ("aggregate", (None, *AGGREGATES)), ("prompts", PROMPTS), ("edges", (None, *EDGES)), ("edges_on", EDGES_ON)
+        ):  # fmt: skip
+            if getattr(self, name) not in accepted:
+                words = ", ".join(str(a) for a in accepted)
+                raise InputError(f"{name} must be one of {words}, not {getattr(self, name)!r}.")
+        if not isinstance(self.distractors, (list, tuple)) or len(self.distractors) > MAX_DISTRACTORS:
+            raise InputError(f"The distractors must be a list of up to {MAX_DISTRACTORS} words.")
+        object.__setattr__(self, "distractors", tuple(check_label(d, "distractor") for d in self.distractors))
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "distractors": list(self.distractors)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """The masks after one refinement; step 0 holds the coarse masks.
+
+    The masks are kept at a small size and are made at a picture's own size when asked for.
+
+    Attributes:
+        index: 0 for the coarse masks, then 1, 2, ...
+        query_soft: float32 (K, h, w) in [0, 1], one for each support (K = 1 in zero-shot and step 0).
+        support_soft: float32 (h, w) in [0, 1], one for each support; () in zero-shot.
+        query_size: (height, width) of the query picture.
+        support_sizes: the same for each support.
+        level: where this step's masks are cut at a threshold of 0.5: 0.5 itself, but for the coarse
+            masks the level at which they fit best in training.
+        how: how the K query masks become one (``postprocess.aggregate``).
+        seconds: time that this step took.
+    """
+
+    index: int
+    query_soft: np.ndarray
+    support_soft: tuple[np.ndarray, ...]
+    query_size: tuple[int, int]
+    support_sizes: tuple[tuple[int, int], ...]
+    level: float
+    how: str
+    seconds: float
+
+    @property
+    def query_mask(self) -> np.ndarray:
+        """float32 (H, W) in [0, 1] at the query's own size."""
+        return self.query_at(self.query_size)
+
+    @property
+    def support_masks(self) -> list[np.ndarray]:
+        """float32 (H, W) in [0, 1], one per support at its own size; [] in zero-shot."""
+        return [to_size(m, size) for m, size in zip(self.support_soft, self.support_sizes, strict=True)]
+
+    def query_at(self, size: tuple[int, int]) -> np.ndarray:
+        """The query's mask at another (height, width), for showing."""
+        return aggregate([to_size(m, size) for m in self.query_soft], self.how)
+
+    def cut(self, threshold: float = 0.5) -> float:
+        """The level at which this step's soft masks are cut for a user's ``threshold``."""
+        return min(threshold * self.level / 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``Segmenter.segment`` returns.
+
+    Attributes:
+        label: as it was given.
+        steps: N + 1 steps; ``steps[0]`` holds the coarse masks.
+        threshold: at which ``mask`` is cut.
+        warnings: what was converted, cut or guessed, and whether anything was found.
+        confidence: probability in [0, 1] that the label is in the query at all; None where the coarse
+            masks come without one.
+        options: how the run went about it.
+        seconds: time by stage: "decode", "features", "coarse" and "step1", "step2", ...
+    """
+
+    label: str
+    steps: list[Step]
+    threshold: float
+    warnings: list[str]
+    confidence: float | None
+    options: Options = field(default_factory=Options)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool (H, W) at the query's own size: the last query mask, cut at the threshold."""
+        last = self.steps[-1]
+        return last.query_mask >= last.cut(self.threshold)
+
+
+class Run:
+    """One label on one set of pictures. Made by ``Segmenter.start``.
+
+    Attributes:
+        coarse: step 0.
+        warnings, confidence, seconds: as in ``Result``; they grow while the run goes on.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, query: ImageSource, supports: Sequence[ImageSource], label: str, options: Options
+    ) -> None:
+        self.label, self.options = check_label(label), options
+        if not isinstance(supports, (list, tuple)):
+            raise InputError(f"The supports must be a list of pictures, not {type(supports).__name__}.")
+        if len(supports) > MAX_SUPPORTS:
+            raise InputError(f"{len(supports)} support pictures were given. Accepted: up to {MAX_SUPPORTS}.")
+        clock = Clock()
+        self.query = open_picture(query)
+        self.supports = [open_picture(s) for s in supports]
+        self.seconds = {"decode": clock.lap()}
+        masker, self._network = segmenter.masker, segmenter.network
+        reading = masker.read(self.label, options.distractors, options.prompts == "ensemble")
+        self.warnings = [w for p in (self.query, *self.supports) for w in p.warnings] + list(reading.warnings)
+
+        pictures = [self.query, *self.supports]
+        seen = segmenter.features(masker.encoder, pictures)
+        prepared = segmenter.prepare(pictures)
+        self.seconds["features"] = clock.lap()
+        with torch.inference_mode():
+            cams, confidences = masker.masks(seen, reading)
+        self.confidence = confidences[0]
+        self.coarse = Step(
+            index=0,
+            query_soft=_array(cams[:1]),
+            support_soft=tuple(_array(cams[1:])),
+            query_size=self.query.size,
+            support_sizes=tuple(p.size for p in self.supports),
+            level=masker.threshold,
+            how=options.aggregate or segmenter.preset.aggregate,
+            seconds=0.0,
+        )
+        if self._cleans_every_step:
+            self.coarse = self._clean(self.coarse)
+            cams = self._masks(self.coarse, REENTRY)
+        with torch.inference_mode():
+            support_masks = cams[1:] if supports else cams
+            self._states: list[RefinerState] = self._network.begin(prepared, cams[:1], support_masks)
+        self.seconds["coarse"] = clock.lap()
+        self.coarse = self._last = replace(self.coarse, seconds=self.seconds["coarse"])
+
+    @property
+    def _cleans_every_step(self) -> bool:
+        return self.options.edges is not None and self.options.edges_on == "every"
+
+    def advance(self) -> Step:
+        """One more refinement step from the carried state."""
+        clock = Clock()
+        with torch.inference_mode():
+            self._states = [self._network.refiner.step(state) for state in self._states]
+        index = self._last.index + 1
+        step = replace(
+            self._last,
+            index=index,
+            query_soft=_array(torch.cat([s.query_masks for s in self._states])),
+            support_soft=tuple(_array(torch.cat([s.support_masks for s in self._states])))[: len(self.supports)],
+            level=0.5,
+        )
+        if self._cleans_every_step:
+            step = self._clean(step)
+            self._carry(step)
+        self.seconds[f"step{index}"] = clock.lap()
+        self._last = replace(step, seconds=self.seconds[f"step{index}"])
+        return self._last
+
+    def finish(self) -> Step:
+        """The last step as the run's answer: cleaned, where edges are to be cleaned on the last step."""
+        if self.options.edges is None or self._cleans_every_step:
+            return self._last
+        clock = Clock()
+        step = self._clean(self._last)
+        self.seconds["edges"] = clock.lap()
+        return step
+
+    def _clean(self, step: Step) -> Step:
+        """The step with its masks fitted to the pictures' edges."""
+        how = self.options.edges
+        assert how is not None
+        query = [clean(soft, self.query.pixels, how, step.level) for soft in step.query_soft]
+        support = [
+            clean(soft, p.pixels, how, step.level) for soft, p in zip(step.support_soft, self.supports, strict=True)
+        ]
+        return replace(step, query_soft=np.stack(query), support_soft=tuple(support))
+
+    def _carry(self, step: Step) -> None:
+        """Let a step's masks be those that the next refinement starts from."""
+        before = torch.cat([s.masks for s in self._states])
+        masks = self._masks(step, (before.shape[-2], before.shape[-1]))
+        pairs = len(step.query_soft)
+        query, support = masks[:pairs], masks[pairs:] if self.supports else masks[:pairs]
+        done = 0
+        for i, state in enumerate(self._states):
+            count = len(state.query_masks)
+            part = torch.cat([query[done : done + count], support[done : done + count]])
+            self._states[i] = replace(state, masks=part.to(state.masks))
+            done += count
+
+    def _masks(self, step: Step, size: tuple[int, int]) -> Tensor:
+        """A step's masks, queries before supports, as the network takes them: (B, 1, *size)."""
+        masks = [torch.from_numpy(to_size(m, size)) for m in (*step.query_soft, *step.support_soft)]
+        return torch.stack(masks).unsqueeze(1).to(self._network.encoder.device)
+
+    def verdict(self, threshold: float = 0.5) -> list[str]:
+        """``warnings``, and a sentence where the last step found nothing or doubts the label."""
+        small = self._last.query_at(self._last.query_soft.shape[-2:])
+        covered = float((small >= self._last.cut(threshold)).mean())
+        return verdict(self.label, self.warnings, self.confidence, covered)
+
+
+def verdict(label: str, warnings: Sequence[str], confidence: float | None, covered: float) -> list[str]:
+    """A run's warnings, and a sentence where nothing was found or the label is doubted.
+
+    Args:
+        label, warnings, confidence: of the run.
+        covered: the share of the query that the last mask covers, in [0, 1].
+    """
+    if covered < EMPTY:
+        return [*warnings, f"Nothing was found for “{label}” in the query picture."]
+    if confidence is not None and confidence < UNLIKELY:
+        return [*warnings, f"“{label}” is probably not in the query picture."]
+    return list(warnings)
+
+
+class Clock:
+    """Seconds since it was made or last asked."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self._since = self._since, time.perf_counter()
+        return self._since - before
+
+
+def check_label(label: str, kind: str = "label") -> str:
+    """The label without surrounding blanks.
+
+    Raises:
+        InputError: not text, blank, or longer than 200 characters.
+    """
+    if not isinstance(label, str) or not label.strip():
+        raise InputError(f"The {kind} is empty. Type what to look for, for example: cat")
+    if len(label.strip()) > MAX_LABEL:
+        raise InputError(f"The {kind} has {len(label.strip())} characters. Accepted: up to {MAX_LABEL}.")
+    return label.strip()
+
+
+def _array(masks: Tensor) -> np.ndarray:
+    return masks[:, 0].float().cpu().numpy()
