@@ -16,7 +16,7 @@ from pycocotools import mask as rle
 
 from imrseg import __version__
 
-TOLERANCE = 0.7  # pixels that a polygon may leave the edge by; less than half a pixel's diagonal, so none vanishes
+TOLERANCE = 0.5  # pixels that a polygon may leave the edge by; less than half a pixel's diagonal, so none vanishes
 SEGMENTATIONS = ("rle", "polygons")
 
 
@@ -36,7 +36,7 @@ class Shape:
     label: str
     score: float | None
     rle: dict[str, Any]
-    polygons: list[list[int]]
+    polygons: list[list[float]]
     area: int
     bbox: list[float]
 
@@ -48,7 +48,7 @@ def shape(mask: np.ndarray, label: str, score: float | None = None) -> Shape:
     return Shape(label, score, text, outlines(mask), int(rle.area(coded)), rle.toBbox(coded).tolist())
 
 
-def outlines(mask: np.ndarray) -> list[list[int]]:
+def outlines(mask: np.ndarray) -> list[list[float]]:
     """A polygon around each connected part of a bool (H, W) mask, holes filled: [x0, y0, x1, y1, ...].
 
     OpenCV's contours go through the middle of pixels, COCO's around them. So contours are drawn on the
@@ -72,7 +72,7 @@ def dataset(images: Sequence[tuple[str, tuple[int, int], Sequence[Shape]]], segm
     """
     labels = list(dict.fromkeys(s.label for _, _, shapes in images for s in shapes))
     number = {label: i for i, label in enumerate(labels, 1)}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, (_, _, shapes) in enumerate(images, 1):
         for s in (s for s in shapes if s.area):
             annotations.append(

@@ -82,7 +82,7 @@ def evaluate(
         pictures = [] if zero_shot else [picture(entries[i].image) for i in supports]
         target = entry.target()
         run = segmenter.start(picture(entry.image), pictures, entry.label, options)
-        done = [run.coarse, *(run.advance() for _ in range(count))]
+        done = [run.steps[0], *(run.advance() for _ in range(count))]
         for step in [*done[:-1], run.finish()]:
             scores.add(entry.name, step.index, step.query_at(target.shape) >= step.cut(), target)
     return {

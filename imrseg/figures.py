@@ -1,4 +1,4 @@
-"""A run as papers and talks show it: a figure of all steps, and an animation that goes through them.
+"""A run as papers and talks show it: a figure of all steps, an animation of them, several labels in colours.
 
 ``pictures`` are uint8 (h, w, 3) RGB of any size, the query first, then the supports; ``steps`` as in
 ``Result``; masks are cut at ``threshold`` (``Step.cut``).
@@ -6,19 +6,24 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import textwrap
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+import cv2
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from imrseg.run import Step
-from imrseg.visualize import _font, _thumbnail, overlay, soft_mask
+from imrseg.visualize import DIM, EDGE, _thumbnail, overlay, soft_mask
 
 # The figure is laid out in pixels of its PNG.
 DPI = 300
@@ -46,8 +51,14 @@ WIDEST = 440  # of one picture in it
 PAUSE, REST = 900, 2700  # milliseconds that a step is shown, and the last
 
 
-def figure(pictures: Sequence[np.ndarray], steps: Sequence[Step], threshold: float, label: str) -> dict[str, bytes]:
-    """All steps side by side: {"png": ..., "pdf": ..., "svg": ...}.
+def figure(
+    pictures: Sequence[np.ndarray],
+    steps: Sequence[Step],
+    threshold: float,
+    label: str,
+    kinds: Sequence[str] = ("png", "pdf", "svg"),
+) -> dict[str, bytes]:
+    """All steps side by side, as a file of each of ``kinds``.
 
     A row for the query and for each support; columns are the pictures as they came, the coarse masks,
     then step 1, 2, ... Lettering is text in PDF and SVG, and a label is never read as formulas or markup.
@@ -62,7 +73,7 @@ def figure(pictures: Sequence[np.ndarray], steps: Sequence[Step], threshold: flo
     with _STYLES, matplotlib.style.context(["default", STYLE]):
         page = Figure((width / DPI, height / DPI))
 
-        def write(x: float, y: float, words: str, **how: str) -> None:
+        def write(x: float, y: float, words: str, **how: Any) -> None:
             page.text(x / width, 1 - y / height, words, parse_math=False, **how)
 
         write(LEFT, GAP, "\n".join(title), va="top")
@@ -81,22 +92,28 @@ def figure(pictures: Sequence[np.ndarray], steps: Sequence[Step], threshold: flo
         files = {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for what the font has not
-            for kind, metadata in METADATA.items():
+            for kind in kinds:
                 file = io.BytesIO()
-                page.savefig(file, format=kind, dpi=DPI, metadata=metadata)
+                page.savefig(file, format=kind, dpi=DPI, metadata=METADATA[kind])
                 files[kind] = file.getvalue()
     return files
 
 
-def animation(pictures: Sequence[np.ndarray], steps: Sequence[Step], threshold: float, label: str) -> dict[str, bytes]:
-    """One frame for each step, the last shown longest, over and over: {"gif": ..., "webp": ...}.
+def animation(
+    pictures: Sequence[np.ndarray],
+    steps: Sequence[Step],
+    threshold: float,
+    label: str,
+    kinds: Sequence[str] = ("gif", "webp"),
+) -> dict[str, bytes]:
+    """One frame for each step, the last shown longest, over and over, as a file of each of ``kinds``.
 
     Query and supports stand side by side, four in a row; frames are at most 900 pixels wide.
     """
     columns = min(len(pictures), COLUMNS)
     gap, line = 12, 26
     cell = min(WIDEST, (WIDTH - gap) // columns - gap)
-    large, small = _font(17), _font(13)
+    large, small = font(17), font(13)
     width = max(gap + columns * (cell + gap), WIDEST)
     cells = _cells(pictures, steps, threshold, cell)
     shelves = [cells[i : i + columns] for i in range(0, len(cells), columns)]
@@ -121,11 +138,57 @@ def animation(pictures: Sequence[np.ndarray], steps: Sequence[Step], threshold: 
         frames.append(frame)
     pauses = [PAUSE] * (len(frames) - 1) + [REST]
     files = {}
-    for kind, images in {"gif": _indexed(frames), "webp": frames}.items():
-        file = io.BytesIO()
+    for kind in kinds:
+        images, file = _indexed(frames) if kind == "gif" else frames, io.BytesIO()
         images[0].save(file, kind, save_all=True, append_images=images[1:], duration=pauses, loop=0, quality=85)
         files[kind] = file.getvalue()
     return files
+
+
+def labelled(pixels: np.ndarray, index: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Several labels in one picture, each in its colour, with a legend below.
+
+    Args:
+        pixels: uint8 (H, W, 3) RGB.
+        index: uint8 (H, W), 0 where there is nothing and k where the k-th of ``labels`` is.
+
+    Returns:
+        uint8 (H', W, 3) RGB, higher than ``pixels`` by the legend.
+    """
+    h, w = index.shape
+    colours = palette(len(labels))
+    tinted = cv2.addWeighted(pixels, 0.5, colours[index], 0.5, 0)
+    picture = np.where(index[..., None] > 0, tinted, cv2.convertScaleAbs(pixels, alpha=DIM))
+    thin = max(1, round(max(h, w) / 500))
+    for k in range(1, len(labels) + 1):
+        contours, _ = cv2.findContours((index == k).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, EDGE, thin, cv2.LINE_AA)
+
+    size = max(12, round(w / 45))
+    letters, line, gap = font(size), round(size * 1.6), size // 2
+    placed, x, y = [], gap, gap
+    for k, label in enumerate(labels, 1):
+        words = shortened(plain(label), letters, w - 3 * gap - size)
+        wide = size + gap + letters.getlength(words)
+        if x > gap and x + wide + gap > w:
+            x, y = gap, y + line
+        placed.append((x, y, k, words))
+        x += round(wide) + 2 * gap
+    page = Image.new("RGB", (w, h + y + line), "white")
+    page.paste(Image.fromarray(picture))
+    draw = ImageDraw.Draw(page)
+    for x, y, k, words in placed:
+        draw.rectangle((x, h + y, x + size, h + y + size), tuple(colours[k].tolist()))
+        draw.text((x + size + gap, h + y + size / 2), words, (20, 24, 32), letters, anchor="lm")
+    return np.asarray(page)
+
+
+def palette(labels: int) -> np.ndarray:
+    """Colours that are easy to tell apart, uint8 (labels + 1, 3) RGB: black for nothing, then one for each label."""
+    golden = (5**0.5 - 1) / 2  # of the circle of hues: every new one falls into a wide gap between those before
+    hues = [(0.6 + k * golden) % 1 for k in range(labels)]
+    colours = [colorsys.hsv_to_rgb(hue, (0.85, 0.6)[k % 2], 1) for k, hue in enumerate(hues)]
+    return (np.asarray([(0, 0, 0), *colours]) * 255).round().astype(np.uint8)
 
 
 def name(step: Step) -> str:
@@ -142,11 +205,17 @@ def plain(words: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in words).split())
 
 
-def shortened(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which Matplotlib brings along; ``size`` in pixels."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def shortened(words: str, letters: ImageFont.FreeTypeFont, room: float) -> str:
     """``words``, or their beginning where they are wider than ``room`` pixels."""
-    if font.getlength(words) <= room:
+    if letters.getlength(words) <= room:
         return words
-    return next(part for n in range(len(words), -1, -1) if font.getlength(part := words[:n] + "…") <= room or not n)
+    return next(part for n in range(len(words), -1, -1) if letters.getlength(part := words[:n] + "…") <= room or not n)
 
 
 def _indexed(frames: Sequence[Image.Image]) -> list[Image.Image]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -147,14 +148,14 @@ class Run:
     """One label on one set of pictures. Made by ``Segmenter.start``.
 
     Attributes:
-        coarse: step 0.
+        steps: step 0, the coarse masks, and those that followed.
         warnings, confidence, seconds: as in ``Result``; they grow while the run goes on.
     """
 
     def __init__(
         self, segmenter: Segmenter, query: ImageSource, supports: Sequence[ImageSource], label: str, options: Options
     ) -> None:
-        self.label, self.options = check_label(label), options
+        self.label, self.options, self._segmenter = check_label(label), options, segmenter
         if not isinstance(supports, (list, tuple)):
             raise InputError(f"The supports must be a list of pictures, not {type(supports).__name__}.")
         if len(supports) > MAX_SUPPORTS:
@@ -165,16 +166,16 @@ class Run:
         self.seconds = {"decode": clock.lap()}
         masker, self._network = segmenter.masker, segmenter.network
         reading = masker.read(self.label, options.distractors, options.prompts == "ensemble")
-        self.warnings = [w for p in (self.query, *self.supports) for w in p.warnings] + list(reading.warnings)
-
         pictures = [self.query, *self.supports]
+        self.warnings = [w for p in pictures for w in p.warnings] + list(reading.warnings)
+
         seen = segmenter.features(masker.encoder, pictures)
         prepared = segmenter.prepare(pictures)
         self.seconds["features"] = clock.lap()
         with torch.inference_mode():
             cams, confidences = masker.masks(seen, reading)
         self.confidence = confidences[0]
-        self.coarse = Step(
+        coarse = Step(
             index=0,
             query_soft=_array(cams[:1]),
             support_soft=tuple(_array(cams[1:])),
@@ -185,13 +186,16 @@ class Run:
             seconds=0.0,
         )
         if self._cleans_every_step:
-            self.coarse = self._clean(self.coarse)
-            cams = self._masks(self.coarse, REENTRY)
+            coarse = self._clean(coarse)
+            cams = self._masks(coarse, REENTRY)
         with torch.inference_mode():
             support_masks = cams[1:] if supports else cams
-            self._states: list[RefinerState] = self._network.begin(prepared, cams[:1], support_masks)
+            states = self._network.begin(prepared, cams[:1], support_masks)
+        self._states: list[list[RefinerState]] = [states]  # of every step, to go on from any
+        self._marks: dict[int, np.ndarray] = {}
+        self._history: list[tuple[int, dict[int, np.ndarray]] | None] = []  # corrections, None for a step
         self.seconds["coarse"] = clock.lap()
-        self.coarse = self._last = replace(self.coarse, seconds=self.seconds["coarse"])
+        self.steps = [replace(coarse, seconds=self.seconds["coarse"])]
 
     @property
     def _cleans_every_step(self) -> bool:
@@ -199,32 +203,95 @@ class Run:
 
     def advance(self) -> Step:
         """One more refinement step from the carried state."""
-        clock = Clock()
+        self._remember()
+        clock, last = Clock(), self.steps[-1]
         with torch.inference_mode():
-            self._states = [self._network.refiner.step(state) for state in self._states]
-        index = self._last.index + 1
-        step = replace(
-            self._last,
-            index=index,
-            query_soft=_array(torch.cat([s.query_masks for s in self._states])),
-            support_soft=tuple(_array(torch.cat([s.support_masks for s in self._states])))[: len(self.supports)],
-            level=0.5,
-        )
+            states = [self._network.refiner.step(state) for state in self._states[-1]]
+        step = self._seen(states, replace(last, index=last.index + 1, level=0.5))
         if self._cleans_every_step:
             step = self._clean(step)
-            self._carry(step)
-        self.seconds[f"step{index}"] = clock.lap()
-        self._last = replace(step, seconds=self.seconds[f"step{index}"])
-        return self._last
+            states = self._carrying(step, states)
+        if self._marks:
+            step, states = self._marked(step, states)
+        self.seconds[f"step{step.index}"] = clock.lap()
+        self.steps.append(replace(step, seconds=self.seconds[f"step{step.index}"]))
+        self._states.append(states)
+        self._history.append(None)
+        return self.steps[-1]
+
+    def correct(self, index: int, marks: Mapping[int, np.ndarray]) -> Step:
+        """Say what is the object and what is not, and go on from there.
+
+        The marked places keep their value in this and every later step, and what the marks change
+        enters the next refinement as that picture's mask. Steps after ``index`` are taken back.
+
+        Args:
+            index: of the step that is corrected.
+            marks: by picture, 0 the query, 1, 2, ... the supports: int8 (h, w) of any size, spread over
+                the whole picture: 1 "this is it", -1 "this is not", 0 nothing said.
+
+        Returns:
+            The corrected step.
+
+        Raises:
+            InputError: no such step or picture, or other values.
+        """
+        if not 0 <= index < len(self.steps):
+            raise InputError(f"There is no step {index}; the last is {len(self.steps) - 1}.")
+        self._remember()
+        for picture, values in marks.items():
+            if not 0 <= picture <= len(self.supports):
+                raise InputError(
+                    f"There is no picture {picture}; 0 is the query, {len(self.supports)} the last support."
+                )
+            if values.ndim != 2 or not np.isin(values, (-1, 0, 1)).all():
+                raise InputError("Marks must be an array (h, w) of 1, -1 and 0.")
+            before = self._marks.get(picture)
+            if before is not None:  # a new mark counts more than an old one
+                before = cv2.resize(before, values.shape[::-1], interpolation=cv2.INTER_NEAREST)
+                values = np.where(values == 0, before, values)
+            self._marks[picture] = values.astype(np.int8)
+        del self.steps[index + 1 :], self._states[index + 1 :]
+        with torch.inference_mode():
+            self.steps[index], self._states[index] = self._marked(self.steps[index], self._states[index])
+        self._history.append((index, dict(marks)))
+        return self.steps[index]
+
+    def release(self) -> None:
+        """Let go of what the next step would need, many megabytes; it is computed anew if the run goes on."""
+        self._states = []
+
+    def _remember(self) -> None:
+        """What ``release`` let go of, by doing everything once more."""
+        if self._states:
+            return
+        again = Run(self._segmenter, self.query, self.supports, self.label, self.options)
+        for done in self._history:
+            again.advance() if done is None else again.correct(*done)
+        self._states = again._states
 
     def finish(self) -> Step:
         """The last step as the run's answer: cleaned, where edges are to be cleaned on the last step."""
         if self.options.edges is None or self._cleans_every_step:
-            return self._last
+            return self.steps[-1]
         clock = Clock()
-        step = self._clean(self._last)
+        step = self._clean(self.steps[-1])
         self.seconds["edges"] = clock.lap()
         return step
+
+    def verdict(self, threshold: float = 0.5) -> list[str]:
+        """``warnings``, and a sentence where the last step found nothing or doubts the label."""
+        last = self.steps[-1]
+        small = last.query_at(last.query_soft.shape[-2:])
+        return verdict(self.label, self.warnings, self.confidence, float((small >= last.cut(threshold)).mean()))
+
+    def _seen(self, states: Sequence[RefinerState], like: Step) -> Step:
+        """The step ``like`` with the masks of ``states``."""
+        return replace(
+            like,
+            query_soft=_array(torch.cat([s.query_masks for s in states])),
+            support_soft=tuple(_array(torch.cat([s.support_masks for s in states])))[: len(self.supports)],
+        )
 
     def _clean(self, step: Step) -> Step:
         """The step with its masks fitted to the pictures' edges."""
@@ -236,29 +303,42 @@ class Run:
         ]
         return replace(step, query_soft=np.stack(query), support_soft=tuple(support))
 
-    def _carry(self, step: Step) -> None:
-        """Let a step's masks be those that the next refinement starts from."""
-        before = torch.cat([s.masks for s in self._states])
-        masks = self._masks(step, (before.shape[-2], before.shape[-1]))
-        pairs = len(step.query_soft)
-        query, support = masks[:pairs], masks[pairs:] if self.supports else masks[:pairs]
-        done = 0
-        for i, state in enumerate(self._states):
-            count = len(state.query_masks)
-            part = torch.cat([query[done : done + count], support[done : done + count]])
-            self._states[i] = replace(state, masks=part.to(state.masks))
-            done += count
+    def _marked(self, step: Step, states: list[RefinerState]) -> tuple[Step, list[RefinerState]]:
+        """Step and states with what the user has marked."""
+        size = (states[0].masks.shape[-2], states[0].masks.shape[-1])
+
+        def mark(soft: np.ndarray, picture: int) -> np.ndarray:
+            if picture not in self._marks:
+                return to_size(soft, size)
+            small = cv2.resize(self._marks[picture].astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+            strength = np.minimum(np.abs(small) * 2, 1)  # of a cell half of which is marked
+            return to_size(soft, size) * (1 - strength) + (small > 0) * strength
+
+        query = np.stack([mark(soft, 0) for soft in step.query_soft])
+        support = tuple(mark(soft, 1 + k) for k, soft in enumerate(step.support_soft))
+        step = replace(step, query_soft=query, support_soft=support)
+        return step, self._carrying(step, states)
+
+    def _carrying(self, step: Step, states: Sequence[RefinerState]) -> list[RefinerState]:
+        """``states`` with the step's masks in the place of their own."""
+        size = states[0].masks.shape[-2:]
+        masks = self._masks(step, (size[0], size[1]))
+        query, support = masks[: len(step.query_soft)], masks[len(step.query_soft) :]
+        if not self.supports:
+            support = query
+        pairs = sum(len(s.query_masks) for s in states)
+        query = query.expand(pairs, -1, -1, -1)  # one coarse mask of the query serves all supports
+        out, done = [], 0
+        for state in states:
+            end = done + len(state.query_masks)
+            out.append(replace(state, masks=torch.cat([query[done:end], support[done:end]]).to(state.masks)))
+            done = end
+        return out
 
     def _masks(self, step: Step, size: tuple[int, int]) -> Tensor:
         """A step's masks, queries before supports, as the network takes them: (B, 1, *size)."""
         masks = [torch.from_numpy(to_size(m, size)) for m in (*step.query_soft, *step.support_soft)]
         return torch.stack(masks).unsqueeze(1).to(self._network.encoder.device)
-
-    def verdict(self, threshold: float = 0.5) -> list[str]:
-        """``warnings``, and a sentence where the last step found nothing or doubts the label."""
-        small = self._last.query_at(self._last.query_soft.shape[-2:])
-        covered = float((small >= self._last.cut(threshold)).mean())
-        return verdict(self.label, self.warnings, self.confidence, covered)
 
 
 def verdict(label: str, warnings: Sequence[str], confidence: float | None, covered: float) -> list[str]:

@@ -125,7 +125,7 @@ class Segmenter:
         count = self.check_steps(steps)
         options = Options(aggregate, distractors, prompts, edges, edges_on)
         run = self.start(query, supports, label, options)
-        done = [run.coarse] + [run.advance() for _ in range(count)]
+        done = [run.steps[0]] + [run.advance() for _ in range(count)]
         done[-1] = run.finish()
         return Result(run.label, done, float(threshold), run.verdict(threshold), run.confidence, options, run.seconds)
 
@@ -146,7 +146,7 @@ class Segmenter:
         count = self.check_steps(steps)
         run = self.start(query, supports, label, Options(aggregate, distractors, prompts, edges, edges_on))
         for index in range(count + 1):
-            step = run.advance() if index else run.coarse
+            step = run.advance() if index else run.steps[0]
             yield run.finish() if index == count else step
 
     def start(

@@ -19,6 +19,7 @@ from imrseg.run import Step
 
 ACCENT = (41, 121, 255)  # the object, in every view: a blue that photographs seldom hold
 EDGE = (255, 255, 255)
+GAINED, LOST = (0, 200, 120), (235, 60, 60)  # between two steps
 TINT = 0.36  # share of the accent inside the object
 DIM = 0.5  # brightness outside it
 CHECKER = ((255, 255, 255), (226, 229, 234))
@@ -52,6 +53,20 @@ def heatmap(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     colours = cv2.applyColorMap((soft * 255).round().astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
     grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(grey, 0.4, np.ascontiguousarray(colours), 0.6, 0)
+
+
+def difference(pixels: np.ndarray, before: np.ndarray, after: np.ndarray, cuts: tuple[float, float]) -> np.ndarray:
+    """What a step added and took away, over the greyed photograph; what stayed keeps its colours.
+
+    ``before`` and ``after`` are masks, ``cuts`` the levels at which each is cut.
+    """
+    old, new = _inside(pixels, before, cuts[0]), _inside(pixels, after, cuts[1])
+    grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    picture = np.where((old & new)[..., None], pixels, cv2.convertScaleAbs(grey, alpha=DIM))
+    for place, colour in ((new & ~old, GAINED), (old & ~new, LOST)):
+        mixed = cv2.addWeighted(grey, 0.35, np.full_like(pixels, colour), 0.65, 0)
+        picture = np.where(place[..., None], mixed, picture)
+    return _draw_edge(picture, new)
 
 
 def panel(

@@ -27,7 +27,7 @@ def test_coarse_masks_are_cut_where_they_fit_best(segmenter, cat):
 
 def test_an_empty_mask_and_a_doubtful_label_are_told(segmenter, cat):
     run = segmenter.start(cat, [], "cat")
-    run._last = replace(run.coarse, query_soft=np.zeros_like(run.coarse.query_soft))
+    run.steps[0] = replace(run.steps[0], query_soft=np.zeros_like(run.steps[0].query_soft))
     assert "Nothing was found for “cat”" in run.verdict()[-1]
     assert verdict("cat", ["a"], 0.1, 0.5) == ["a", "“cat” is probably not in the query picture."]
     assert verdict("cat", ["a"], 0.9, 0.5) == verdict("cat", ["a"], None, 0.5) == ["a"]
@@ -103,3 +103,74 @@ def test_a_run_goes_on_from_its_own_masks_after_it_was_finished(segmenter, cat):
     stopped.finish()
     whole.advance()
     assert np.array_equal(whole.advance().query_soft, stopped.advance().query_soft)
+
+
+def blot(value: int) -> np.ndarray:
+    """Marks in the picture's upper left quarter."""
+    marks = np.zeros((60, 80), np.int8)
+    marks[:30, :40] = value
+    return marks
+
+
+@pytest.mark.parametrize("shots", [0, 1, 2])
+@pytest.mark.parametrize("value", [1, -1])
+def test_what_is_marked_stays_and_the_rest_is_refined_on(segmenter, cat, cup, shots, value):
+    supports = [cat[:, ::-1].copy(), cup][:shots]
+    plain, marked = (segmenter.start(cat, supports, "cat") for _ in range(2))
+    for run in (plain, marked):
+        run.advance()
+    picture = min(1, shots)
+    corrected = marked.correct(1, {picture: blot(value)})
+    assert corrected is marked.steps[-1]
+    assert corrected.index == 1
+    for run in (plain, marked):
+        run.advance()
+
+    def soft(step):
+        return step.support_soft[0] if picture else step.query_soft[0]
+
+    for step in marked.steps[1:]:
+        assert (soft(step)[:39, :39] == max(value, 0)).all()
+    away = np.abs(soft(marked.steps[2]) - soft(plain.steps[2]))[45:, 45:]
+    assert away.max() > 1e-3  # the rest was refined with what is now known
+    if picture:
+        assert not np.allclose(marked.steps[2].query_soft[0], plain.steps[2].query_soft[0], atol=1e-3)
+        np.testing.assert_array_equal(marked.steps[1].query_soft, plain.steps[1].query_soft)
+
+
+def test_correcting_an_earlier_step_takes_back_the_later_ones(segmenter, cat):
+    run = segmenter.start(cat, [], "cat")
+    for _ in range(3):
+        run.advance()
+    run.correct(0, {0: blot(1)})
+    assert [s.index for s in run.steps] == [0]
+    assert run.advance().index == 1
+    run.correct(1, {0: blot(-1)})  # a new mark counts more than an old one
+    assert (run.steps[1].query_soft[0][:39, :39] == 0).all()
+
+
+def test_bad_marks_are_refused(segmenter, cat):
+    run = segmenter.start(cat, [cat], "cat")
+    for index, marks, said in (
+        (1, {0: blot(1)}, "no step 1"),
+        (0, {2: blot(1)}, "no picture 2"),
+        (0, {0: blot(1) * 2}, "1, -1 and 0"),
+        (0, {0: blot(1)[0]}, "1, -1 and 0"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run.correct(index, marks)
+
+
+def test_a_released_run_goes_on_as_if_nothing_had_been(segmenter, cat, cup):
+    kept, released = (segmenter.start(cat, [cup], "cat") for _ in range(2))
+    for run in (kept, released):
+        run.advance()
+        run.correct(1, {1: blot(-1)})
+        run.advance()
+    released.release()
+    a, b = kept.advance(), released.advance()
+    assert np.array_equal(a.query_soft, b.query_soft)
+    assert np.array_equal(a.support_soft[0], b.support_soft[0])
+    released.release()
+    released.correct(2, {0: blot(1)})
+    assert [s.index for s in released.steps] == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""What happens on the page: a run, looking at its steps, the download, and the public endpoint."""
+"""What happens on the page: a run, looking at its steps, steering it, and taking it away."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlencode
 
+import cv2
 import gradio as gr
+import numpy as np
 
-from imrseg.app.layout import KEEP, Page, lay_out, list_examples
+from imrseg import bundle, coco
+from imrseg.app.downloads import EVERYTHING, FORMATS, all_labels
+from imrseg.app.layout import IS, KEEP, Page, lay_out, list_examples
 from imrseg.app.models import Models
-from imrseg.app.rendering import draw, filmstrip, note, problem, progress, status, step_name
-from imrseg.app.sessions import Finding, Session
+from imrseg.app.rendering import curve, draw, filmstrip, note, problem, progress, status, step_name
+from imrseg.app.sessions import Finding, Scene, Session
 from imrseg.errors import InputError, WeightsError
-from imrseg.export import encode_mask, write_result
+from imrseg.export import write_result
 from imrseg.images import open_picture
-from imrseg.run import Options
-from imrseg.segmenter import Segmenter
+from imrseg.run import MAX_LABEL, Options
+from imrseg.segmenter import MAX_STEPS, Segmenter
 
 log = logging.getLogger(__name__)
 
 MODEL = "model"  # events of this group wait for one another
+MAX_QUERIES = 20
 
 Updates = dict[Any, Any]
 
@@ -33,63 +40,66 @@ def build_app(segmenter: Segmenter) -> gr.Blocks:
     """The whole page around one segmenter, which all visitors share; each visitor's pictures are their own."""
     with gr.Blocks(title="imrseg", analytics_enabled=False, fill_width=True, delete_cache=(KEEP, KEEP)) as app:
         models = Models(segmenter)
-        connect(lay_out(models), models)
+        connect(app, lay_out(models), models)
     app.queue(max_size=64)
     return app
 
 
-def connect(page: Page, models: Models) -> None:
+def connect(app: gr.Blocks, page: Page, models: Models) -> None:
     """Attach the events."""
     handlers = Handlers(page, models)
+    inputs, looks = page.inputs, page.choices
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    how = [page.preset, page.coarse, page.distractors, page.prompts, page.edges, page.edges_on]
-    inputs = [page.query, page.supports, page.label, page.steps, page.view, page.threshold, *how]
+    choices = [page.session, *looks.all()]
     shown = [
-        page.run, page.stop, page.status, page.welcome, page.stage, page.which_label, page.query_view, page.query_note, page.support_column,
-        page.support_view, page.support_note, page.step, page.which_support, page.strip, page.download, page.session,
+        page.run, page.stop, page.status, page.welcome, page.stage, *looks.all(), page.query_view, page.query_note,
+        page.support_column, page.support_view, page.support_note, page.more, page.strip, page.used, page.all_labels,
+        page.labels_panel, *page.compare_steps, page.compare, page.plot, page.editor, page.corrected, page.command,
+        page.session,
     ]  # fmt: skip
-    choices = [page.session, page.which_label, page.step, page.view, page.threshold, page.which_support]
-
     running: dict[str, Any] = {
-        "js": SCROLL, "concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private",
-        "show_progress": "minimal", "show_progress_on": page.status,
+        "concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private", "show_progress": "minimal",
+        "show_progress_on": page.status,
     }  # fmt: skip
-    example = [page.query, page.supports, page.label]
+
+    example = [inputs.queries, inputs.supports, inputs.label]
     picked = page.examples.click(handlers.pick_example, outputs=example, queue=False, **quiet)
+    given = [*inputs.all(), looks.view, looks.threshold]
     runs = [
-        trigger(handlers.run, inputs, shown, **running) for trigger in (page.run.click, page.label.submit, picked.then)
+        trigger(handlers.run, given, shown, js=SCROLL, **running)
+        for trigger in (page.run.click, inputs.label.submit, picked.then)
     ]
-    page.stop.click(
-        handlers.end,
-        [page.session, page.which_label, page.view, page.threshold],
-        shown,
-        cancels=runs,
-        queue=False,
-        **quiet,
-    )
+    runs.append(page.more.click(handlers.one_more, choices, shown, **running))
+    corrections = [*choices, page.corrected, page.editor, inputs.steps]
+    runs.append(page.refine.click(handlers.refine, corrections, shown, **running))
+    stopped = [page.session, looks.query, looks.label, looks.view, looks.threshold]
+    page.stop.click(handlers.end, stopped, shown, cancels=runs, queue=False, **quiet)
 
     looking: dict[str, Any] = quiet | {"trigger_mode": "always_last", "concurrency_limit": None}
-    page.step.input(handlers.look, choices, shown, **looking)
+    looks.step.input(handlers.look, choices, shown, **looking)
     page.strip.click(handlers.pick_step, choices, shown, **looking)
-    for control in (page.view, page.threshold, page.which_support, page.which_label):
+    for control in (looks.view, looks.threshold, looks.support, looks.label, looks.query):
         control.input(handlers.redraw, choices, shown, **looking)
-    page.download.click(handlers.download, choices, page.file, **quiet).success(
+    page.used.input(handlers.count, [*choices, page.used], shown, **looking)
+    page.truth.input(handlers.take_truth, [*choices, page.truth], shown, **looking)
+    for control in page.compare_steps:
+        control.input(handlers.compare, [*choices, *page.compare_steps], page.compare, **looking)
+    page.compare_panel.expand(handlers.compare, [*choices, *page.compare_steps], page.compare, **looking)
+    page.begin.click(handlers.begin_correction, [*choices, page.correct_what], [page.editor, page.corrected], **looking)
+
+    page.download.click(handlers.download, [*choices, page.format], page.file, **quiet).success(
         None, js="() => document.querySelector('#file').click()", **quiet
     )
-
-    for choice in (page.preset, page.coarse):
-        choice.input(handlers.pick_preset, [page.preset, page.coarse], page.preset_note, **looking)
+    for choice in (inputs.preset, inputs.coarse):
+        choice.input(handlers.pick_preset, [inputs.preset, inputs.coarse], page.preset_note, **looking)
+    page.share.click(handlers.link, inputs.settings(), page.link, **quiet).then(None, page.link, page.link, js=LINK)
+    page.reset.click(None, js="() => { location.href = location.origin + location.pathname; }", **quiet)
+    app.load(handlers.restore, None, inputs.settings(), **quiet)
 
     end = page.endpoint
-    end.call.click(
-        handlers.segment,
-        [
-            end.query, end.supports, end.label, end.steps, end.threshold, end.preset, end.coarse, end.distractors,
-            end.prompts, end.edges, end.edges_on,
-        ],
-        [end.result, end.masks],
-        api_name="segment", concurrency_id=MODEL, concurrency_limit=1,
-    )  # fmt: skip
+    called: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1}
+    end.call.click(handlers.segment, end.parameters(), [end.result, end.masks], api_name="segment", **called)
+    end.stream.click(handlers.segment_steps, end.parameters(), end.result, api_name="segment_steps", **called)
 
 
 # On a narrow page the results are below the inputs: bring them into view.
@@ -97,18 +107,24 @@ SCROLL = """(...inputs) => {
     if (innerWidth < 900) document.querySelector("#results").scrollIntoView({ behavior: "smooth" });
     return inputs;
 }"""
+LINK = "(query) => location.origin + location.pathname + query"
 
 
 class Handlers:
-    """The events' functions. They keep nothing of a visitor: that is in the ``Session`` that is passed to them."""
+    """The events' functions. They keep nothing of a visitor: that is in the ``Session`` that is passed to them.
+
+    Most take the session and the choices of what is looked at (``layout.Choices``, in its order).
+    """
 
     def __init__(self, page: Page, models: Models) -> None:
         self.page = page
         self.models = models
 
-    def pick_example(self, event: gr.EventData) -> tuple[str, list[str], str]:
+    # ---- a run
+
+    def pick_example(self, event: gr.EventData) -> tuple[list[str], list[str], str]:
         example = list_examples()[int(event.example)]
-        return str(example.query), [str(path) for path in example.supports], example.label
+        return [str(example.query)], [str(path) for path in example.supports], example.label
 
     def pick_preset(self, preset: str, coarse: str) -> str:
         """What is missing for a choice, and what to do; empty where it can run."""
@@ -117,54 +133,64 @@ class Handlers:
 
     def run(
         self,
-        query: str | None,
+        queries: Sequence[tuple[str, str | None]] | None,
         supports: Sequence[tuple[str, str | None]] | None,
         label: str,
         steps: int,
+        preset: str,
+        coarse: str,
+        distractors: str,
+        prompts: str,
+        edges: str,
+        edges_on: str,
         view: str,
         threshold: float,
-        preset: str = "",
-        coarse: str = "",
-        distractors: str = "",
-        prompts: str = "single",
-        edges: str = "",
-        edges_on: str = "last",
     ) -> Iterator[Updates]:
-        """Every label's coarse mask, then each step, as soon as it is there.
+        """Every label's coarse mask in every query, then each step, as soon as it is there.
 
         What goes wrong is said on the page, which otherwise stays as it was.
         """
-        page = self.page
+        page, looks = self.page, self.page.choices
         yield self.buttons(running=True) | {page.status: progress("Reading the pictures", 0)}
         try:
-            if query is None:
+            if not queries:
                 raise InputError("There is no query picture. Drop one, or pick an example.")
-            pictures = [open_picture(path) for path in (query, *(path for path, _ in supports or []))]
-            session, labels = Session.of(pictures), split_labels(label) or [""]
+            if len(queries) > MAX_QUERIES:
+                raise InputError(f"{len(queries)} query pictures were given. Accepted: up to {MAX_QUERIES} at once.")
+            labels = split_labels(label) or [""]
             options = Options(None, split_labels(distractors), prompts, edges or None, edges_on)
-            segmenter = self.models.get(preset or self.models.preset, coarse)
-            for number, name in enumerate(labels):
-                run = segmenter.start(pictures[0], pictures[1:], name, options)
-                finding = Finding(run.label, run.warnings, run.confidence, (run.coarse,))
-                for index in range(steps + 1):
-                    if index > 0:
-                        finding = finding.followed_by(run.advance())
-                    if index == steps:
-                        finding = finding.ending_with(run.finish())
-                    session = session.having(finding)
-                    yield self.everything(session, number, index, view, threshold, 0) | {
-                        page.session: session,
-                        page.status: progress(f"“{name}”: {step_name(index)}", (index + 1) / (steps + 1)),
-                        page.step: stepper(steps, index),
-                        page.which_label: selector(labels[: number + 1], name),
-                        page.which_support: selector([str(k + 1) for k in range(session.supports)], 0),
-                    }
+            paths = [path for path, _ in queries]
+            others = [path for path, _ in supports or []]
+            opened = [open_picture(path) for path in paths]
+            helpers = [open_picture(path) for path in others]
+            segmenter = self.models.get(preset, coarse)
+            session = Session((), preset, coarse)
+            done, whole = 0, len(opened) * len(labels) * (steps + 1)
+            for number, (picture, path) in enumerate(zip(opened, paths, strict=True)):
+                scene = Scene.of([picture, *helpers], [path, *others])
+                for name in labels:
+                    run = segmenter.start(picture, helpers, name, options)
+                    self.models.keep(run)
+                    for index in range(steps + 1):
+                        if index > 0:
+                            run.advance()
+                        done += 1
+                        scene = scene.having(Finding.of(run, finished=index == steps))
+                        session = session.having(number, scene)
+                        where = f" in {scene.name} ({number + 1} of {len(paths)})" if len(paths) > 1 else ""
+                        yield self.everything(session, number, name, index, view, threshold, 0) | {
+                            page.session: session,
+                            page.status: progress(f"“{name}”{where}: {step_name(index)}", done / whole),
+                            looks.step: stepper(steps, index),
+                        }
         except Exception as error:
             yield self.buttons(running=False) | {page.status: problem(words_for(error))}
         else:
-            yield self.end(session, labels[-1], view, threshold)
+            yield self.end(session, session.names()[-1], labels[-1], view, threshold)
 
-    def end(self, session: Session | None, label: str | None, view: str, threshold: float) -> Updates:
+    def end(
+        self, session: Session | None, query: str | None, label: str | None, view: str, threshold: float
+    ) -> Updates:
         """After a run, stopped or not: the steps that there are can be looked at.
 
         All is shown once more: a busy browser may skip a step that another follows at once.
@@ -172,102 +198,320 @@ class Handlers:
         updates = self.buttons(running=False)
         if session is None:
             return updates | {self.page.status: ""}
-        number = find(session, label)
-        finding = session.findings[number]
+        number = session.scene(query)
+        finding = session.scenes[number].finding(label)
         last = len(finding.steps) - 1
         return (
             updates
-            | self.everything(session, number, last, view, threshold, 0)
+            | self.everything(session, number, finding.label, last, view, threshold, 0)
+            | self.aside(session, number, finding, last, threshold)
             | {
-                self.page.status: status(session, finding, threshold),
-                self.page.step: stepper(last, last),
+                self.page.status: status(session.scenes[number], finding, threshold),
+                self.page.choices.step: stepper(last, last),
+                self.page.session: session,
             }
         )
 
     def buttons(self, running: bool) -> Updates:
         return {self.page.run: gr.Button(interactive=not running), self.page.stop: gr.Button(visible=running)}
 
-    def look(
-        self, session: Session | None, label: str | None, step: int, view: str, threshold: float, support: int | None
-    ) -> Updates:
-        """Another step of what was computed."""
-        if session is None:
-            return forgotten()
-        return self.pictures(session, find(session, label), step, view, threshold, support or 0) | {
-            self.page.strip: gr.HTML(now=step)
-        }
+    # ---- going on
 
-    def pick_step(
+    def one_more(
         self,
         session: Session | None,
-        label: str | None,
+        query: str,
+        label: str,
         step: int,
         view: str,
         threshold: float,
         support: int | None,
-        event: gr.EventData,
+    ) -> Iterator[Updates]:
+        """One more step from the carried state of what is looked at."""
+        if session is None:
+            yield forgotten()
+            return
+        number = session.scene(query)
+        run = session.scenes[number].finding(label).run
+        try:
+            assert run is not None
+            if len(run.steps) > MAX_STEPS:
+                raise InputError(f"{MAX_STEPS} steps are the most.")
+            run.advance()
+            self.models.keep(run)
+            scene = session.scenes[number].having(Finding.of(run, finished=True))
+            yield self.end(session.having(number, scene), query, run.label, view, threshold)
+        except Exception as error:
+            yield self.buttons(running=False) | {self.page.status: problem(words_for(error))}
+
+    def begin_correction(
+        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
+        support: int | None, what: str,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """The picture to paint on: what is shown, as an overlay; and what it is."""
+        if session is None:
+            return forgotten(), None
+        number = session.scene(query)
+        scene = session.scenes[number]
+        finding = scene.finding(label)
+        step = min(step, len(finding.steps) - 1)
+        picture = 1 + min(support or 0, scene.supports - 1) if what == "Support" and scene.supports else 0
+        pixels = draw(scene, finding, step, picture, "Overlay", threshold)
+        return {"background": pixels, "layers": [], "composite": pixels}, (query, finding.label, step, picture)
+
+    def refine(
+        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
+        support: int | None, corrected: tuple[str, str, int, int] | None, painted: dict[str, Any] | None, steps: int,
+    ) -> Iterator[Updates]:  # fmt: skip
+        """From the painted picture on: its marks enter the loop, as many steps follow as the run had."""
+        page = self.page
+        if session is None:
+            yield forgotten()
+            return
+        try:
+            marks = marks_of(painted)
+            if corrected is None or not marks.any():
+                raise InputError(
+                    "Nothing is painted yet. Show a step to paint on, then mark what is the object or not."
+                )
+            query, label, index, picture = corrected
+            number = session.scene(query)
+            run = session.scenes[number].finding(label).run
+            assert run is not None
+            yield self.buttons(running=True) | {page.status: progress("Taking your marks", 0)}
+            run.correct(index, {picture: marks})
+            last = max(steps, index + 1)
+            for following in range(index, last + 1):
+                if following > index:
+                    run.advance()
+                scene = session.scenes[number].having(Finding.of(run, finished=following == last))
+                session = session.having(number, scene)
+                shown = max(0, picture - 1)
+                yield self.everything(session, number, label, following, view, threshold, shown) | {
+                    page.session: session,
+                    page.status: progress(f"“{label}”: {step_name(following)}", following / last),
+                    page.choices.step: stepper(last, following),
+                }
+            self.models.keep(run)
+            pixels = draw(scene, scene.finding(label), last, picture, "Overlay", threshold)
+            fresh = {"background": pixels, "layers": [], "composite": pixels}
+            yield self.end(session, query, label, view, threshold) | {
+                page.editor: fresh, page.corrected: (query, label, last, picture)
+            }  # fmt: skip
+        except Exception as error:
+            yield self.buttons(running=False) | {page.status: problem(words_for(error))}
+
+    # ---- looking
+
+    def look(
+        self,
+        session: Session | None,
+        query: str,
+        label: str,
+        step: int,
+        view: str,
+        threshold: float,
+        support: int | None,
     ) -> Updates:
+        """Another step of what was computed."""
+        if session is None:
+            return forgotten()
+        return self.pictures(session, session.scene(query), label, step, view, threshold, support or 0) | {
+            self.page.strip: gr.HTML(now=step)
+        }
+
+    def pick_step(
+        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
+        support: int | None, event: gr.EventData,
+    ) -> Updates:  # fmt: skip
         """A click in the filmstrip."""
         if session is None:
             return forgotten()
         chosen = int(event.step)
-        return self.look(session, label, chosen, view, threshold, support) | {self.page.step: gr.Slider(value=chosen)}
+        shown = self.look(session, query, label, chosen, view, threshold, support)
+        return shown | {self.page.choices.step: gr.Slider(value=chosen)}
 
     def redraw(
-        self, session: Session | None, label: str | None, step: int, view: str, threshold: float, support: int | None
+        self,
+        session: Session | None,
+        query: str,
+        label: str,
+        step: int,
+        view: str,
+        threshold: float,
+        support: int | None,
     ) -> Updates:
-        """Another view, threshold, support or label of what was computed."""
+        """Another view, threshold, support, label or query of what was computed."""
         if session is None:
             return forgotten()
-        number = find(session, label)
-        return self.everything(session, number, step, view, threshold, support or 0) | {
-            self.page.status: status(session, session.findings[number], threshold)
-        }
+        number = session.scene(query)
+        scene = session.scenes[number]
+        finding = scene.finding(label)
+        last = len(finding.steps) - 1
+        return (
+            self.everything(session, number, finding.label, step, view, threshold, support or 0)
+            | self.aside(session, number, finding, min(step, last), threshold)
+            | {self.page.status: status(scene, finding, threshold), self.page.choices.step: stepper(last)}
+        )
+
+    def count(
+        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
+        support: int | None, used: list[int],
+    ) -> Updates:  # fmt: skip
+        """Other supports that count; none of them means all."""
+        if session is None:
+            return forgotten()
+        number = session.scene(query)
+        scene = session.scenes[number]
+        scene = replace(scene, used=tuple(k in used or not used for k in range(scene.supports)), _cells={})
+        session = session.having(number, scene)
+        return self.redraw(session, query, label, step, view, threshold, support) | {self.page.session: session}
+
+    def take_truth(
+        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
+        support: int | None, truth: np.ndarray | None,
+    ) -> Updates:  # fmt: skip
+        """The query's true mask: every step is measured against it."""
+        if session is None:
+            return forgotten()
+        number = session.scene(query)
+        scene = session.scenes[number]
+        h, w = scene.pictures[0].shape[:2]
+        mask = None if truth is None else cv2.resize(truth, (w, h), interpolation=cv2.INTER_NEAREST) >= 128
+        session = session.having(number, replace(scene, truth=mask, _cells={}))
+        return self.redraw(session, query, label, step, view, threshold, support) | {self.page.session: session}
+
+    def compare(
+        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
+        support: int | None, left: int, right: int,
+    ) -> Any:  # fmt: skip
+        """The query at two steps."""
+        if session is None:
+            return forgotten()
+        scene = session.scenes[session.scene(query)]
+        return self.two(scene, scene.finding(label), left, right, view, threshold)
+
+    def two(
+        self, scene: Scene, finding: Finding, left: int, right: int, view: str, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        last = len(finding.steps) - 1
+        one, other = (draw(scene, finding, min(i, last), 0, view, threshold) for i in (left, right))
+        return one, other
 
     def everything(
-        self, session: Session, number: int, step: int, view: str, threshold: float, support: int
+        self, session: Session, number: int, label: str, step: int, view: str, threshold: float, support: int
     ) -> Updates:
-        """The two pictures and the filmstrip."""
-        page = self.page
-        return self.pictures(session, number, step, view, threshold, support) | {
+        """The two pictures, the filmstrip, and what can be chosen."""
+        page, looks, scene = self.page, self.page.choices, session.scenes[number]
+        finding = scene.finding(label)
+        return self.pictures(session, number, label, step, view, threshold, support) | {
             page.welcome: gr.HTML(visible=False),
             page.stage: gr.Column(visible=True),
-            page.support_column: gr.Column(visible=session.supports > 0),
-            page.strip: gr.HTML(filmstrip(session, session.findings[number], view, threshold, support), now=step),
+            page.support_column: gr.Column(visible=scene.supports > 0),
+            page.strip: gr.HTML(filmstrip(scene, finding, view, threshold, support), now=step),
+            looks.query: selector(session.names(), number),
+            looks.label: selector([f.label for f in scene.findings], finding.label),
+            looks.support: selector([str(k + 1) for k in range(scene.supports)], min(support, scene.supports - 1)),
         }
 
-    def pictures(self, session: Session, number: int, step: int, view: str, threshold: float, support: int) -> Updates:
+    def pictures(
+        self, session: Session, number: int, label: str, step: int, view: str, threshold: float, support: int
+    ) -> Updates:
         """Query and support of one step, with what stands under them."""
-        page, finding = self.page, session.findings[number]
+        page, scene = self.page, session.scenes[number]
+        finding = scene.finding(label)
         step = min(step, len(finding.steps) - 1)  # the slider may be ahead of a run that was stopped
         name = step_name(step)
         updates: Updates = {
-            page.query_view: gr.Image(draw(session, finding, step, 0, view, threshold), label=f"Query, {name}"),
-            page.query_note: note(session, finding, step, 0, threshold),
-            page.download: gr.Button(f"Download mask ({name})"),
+            page.query_view: gr.Image(draw(scene, finding, step, 0, view, threshold), label=f"Query, {name}"),
+            page.query_note: note(scene, finding, step, 0, threshold),
         }
-        if session.supports:
-            shown = 1 + min(support, session.supports - 1)
+        if scene.supports:
+            shown = 1 + min(support, scene.supports - 1)
             updates[page.support_view] = gr.Image(
-                draw(session, finding, step, shown, view, threshold), label=f"Support, {name}"
+                draw(scene, finding, step, shown, view, threshold), label=f"Support, {name}"
             )
-            updates[page.support_note] = note(session, finding, step, shown, threshold)
+            updates[page.support_note] = note(scene, finding, step, shown, threshold)
         return updates
 
+    def aside(self, session: Session, number: int, finding: Finding, step: int, threshold: float) -> Updates:
+        """What stands beside the steps once a run is over."""
+        page, scene = self.page, session.scenes[number]
+        last = len(finding.steps) - 1
+        steps = [(step_name(i), i) for i in range(last + 1)]
+        several = len(scene.findings) > 1
+        names = [
+            f"{k + 1}: {scene.paths[k + 1].name} ({share:.2f})"
+            for k, share in enumerate(scene.shares(finding, last, threshold))
+        ] if scene.supports > 1 and last > 0 else []  # fmt: skip
+        founds = [scene.found(f, len(f.steps) - 1, threshold) for f in scene.findings]
+        return {
+            page.used: gr.CheckboxGroup(
+                choices=names, value=[n for n, on in zip(names, scene.used, strict=False) if on], visible=bool(names)
+            ),
+            page.labels_panel: gr.Accordion(visible=several),
+            page.all_labels: all_labels(founds, scene.pictures[0]) if several else None,
+            page.compare_steps[0]: gr.Dropdown(steps, value=0),
+            page.compare_steps[1]: gr.Dropdown(steps, value=last),
+            page.compare: self.two(scene, finding, 0, last, "Overlay", threshold),
+            page.plot: rows_of(curve(scene, finding, threshold)),
+            page.command: bundle.command(
+                [s.found(f, len(f.steps) - 1, threshold) for s in session.scenes for f in s.findings],
+                self.models.get(session.preset, session.coarse),
+            ),
+        }
+
+    # ---- taking away
+
     def download(
-        self, session: Session | None, label: str | None, step: int, view: str, threshold: float, support: int | None
-    ) -> str:
-        """The query's mask as 8-bit PNG, 0 and 255, at the picture's own size."""
+        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
+        support: int | None, wish: str,
+    ) -> str:  # fmt: skip
+        """What is looked at in the chosen format, at the picture's own size; or everything in one ZIP."""
         with told_to_visitor():
             if session is None:
                 raise InputError("There is no mask yet: run first.")
-            finding = session.findings[find(session, label)]
-            shown = finding.steps[min(step, len(finding.steps) - 1)]
-            mask = shown.query_mask >= shown.cut(threshold)
+            segmenter = self.models.get(session.preset, session.coarse)
+            scene = session.scenes[session.scene(query)]
+            found = scene.found(scene.finding(label), step, threshold)
             with TemporaryDirectory() as folder:
-                path = Path(folder) / f"{file_name(finding.label)}-step{shown.index}.png"
-                path.write_bytes(encode_mask(mask))
+                if wish == EVERYTHING:
+                    path = Path(folder) / "imrseg.zip"
+                    founds = [s.found(f, len(f.steps) - 1, threshold) for s in session.scenes for f in s.findings]
+                    bundle.write_zip(path, founds, segmenter)
+                else:
+                    ending, encode = FORMATS[wish]
+                    path = Path(folder) / f"{file_name(found.label)}-step{found.steps[-1].index}{ending}"
+                    path.write_bytes(encode(found, segmenter))
                 return self.page.file.move_resource_to_block_cache(path) or ""
+
+    def link(self, label: str, *settings: Any) -> Any:
+        """The query string of an address that restores label and settings."""
+        names = self.settings_names()
+        usual = [component.value for component in self.page.inputs.settings()]
+        kept = {n: v for n, v, u in zip(names, (label, *settings), usual, strict=True) if v not in (u, None)}
+        return gr.Textbox("?" + urlencode(kept), visible=True)
+
+    def restore(self, request: gr.Request) -> Any:
+        """The settings in the page's address; what it does not say, or says wrongly, stays as it is."""
+        given = dict(request.query_params)
+        out = []
+        for name, component in zip(self.settings_names(), self.page.inputs.settings(), strict=True):
+            value: Any = given.get(name)
+            if isinstance(component, gr.Slider):
+                ok = str(value).isascii() and str(value).isdigit() and int(value) <= component.maximum
+                value = int(value) if ok else None
+            elif isinstance(component, (gr.Dropdown, gr.Radio)):
+                value = value if value in [choice for _, choice in component.choices] else None
+            elif value is not None:
+                value = value[: 4 * MAX_LABEL]
+            out.append(gr.skip() if value is None else value)
+        return out
+
+    def settings_names(self) -> list[str]:
+        return ["label", "steps", "preset", "coarse", "not", "prompts", "edges", "edges_on"]
+
+    # ---- the endpoints
 
     def segment(
         self,
@@ -306,10 +550,9 @@ class Handlers:
             if query is None:
                 raise InputError("There is no query picture.")
             pictures = list(supports or [])
-            count = int(steps) if steps is not None and float(steps).is_integer() else steps
             segmenter = self.models.get(preset or self.models.preset, coarse)
             result = segmenter.segment(
-                query, pictures, label, count, threshold, distractors=split_labels(distractors), prompts=prompts,  # type: ignore[arg-type]
+                query, pictures, label, whole(steps), threshold, distractors=split_labels(distractors), prompts=prompts,
                 edges=edges or None, edges_on=edges_on,
             )  # fmt: skip
             with TemporaryDirectory() as folder:
@@ -317,6 +560,52 @@ class Handlers:
                 files = sorted(Path(folder).glob("*_step*.png"), key=in_order)
                 kept = [self.page.endpoint.masks.move_resource_to_block_cache(path) or "" for path in files]
             return content, kept
+
+    def segment_steps(
+        self,
+        query: str | None,
+        supports: list[str] | None = None,
+        label: str = "",
+        steps: float | None = None,
+        threshold: float = 0.5,
+        preset: str = "",
+        coarse: str = "",
+        distractors: str = "",
+        prompts: str = "single",
+        edges: str = "",
+        edges_on: str = "last",
+    ) -> Iterator[dict[str, Any]]:
+        """The same as segment, but one step at a time: each as soon as it is there.
+
+        Args:
+            query: the picture to segment.
+            supports: up to 10 pictures that show the same thing; none is zero-shot.
+            label: one label, for example "cheetah".
+            steps: refinement steps, 0 to 20.
+            threshold: in [0, 1], where the masks are cut.
+            preset: the network, for example "lite".
+            coarse: what draws the coarse masks, "lite" or "clip"; empty takes the preset's own.
+            distractors: other things in the pictures, separated by commas.
+            prompts: "single" or "ensemble", wordings of the label.
+            edges: fit the masks to the picture's edges by "guided" or "grabcut"; empty: not.
+            edges_on: "last" or "every", the step whose masks are fitted.
+
+        Returns:
+            For each step its number, the share of the query that its mask covers, and the mask itself in COCO's
+            run lengths.
+        """
+        with told_to_visitor():
+            if query is None:
+                raise InputError("There is no query picture.")
+            segmenter = self.models.get(preset or self.models.preset, coarse)
+            found = segmenter.iterate(
+                query, list(supports or []), label, whole(steps), distractors=split_labels(distractors),
+                prompts=prompts, edges=edges or None, edges_on=edges_on,
+            )  # fmt: skip
+            for step in found:
+                mask = step.query_mask >= step.cut(threshold)
+                rle = coco.shape(mask, label).rle
+                yield {"step": step.index, "covered": float(mask.mean()), "seconds": step.seconds, "mask": rle}
 
 
 def words_for(error: Exception) -> str:
@@ -336,15 +625,34 @@ def told_to_visitor() -> Iterator[None]:
         raise gr.Error(words_for(error), print_exception=False) from None
 
 
+def marks_of(painted: dict[str, Any] | None) -> np.ndarray:
+    """What was painted, int8 (h, w): 1 where the first brush went, -1 where the second did, else 0."""
+    layers = [layer for layer in (painted or {}).get("layers") or [] if layer is not None]
+    if not layers:
+        return np.zeros((1, 1), np.int8)
+    marks = np.zeros(layers[0].shape[:2], np.int8)
+    is_colour = np.array([int(IS[i : i + 2], 16) for i in (1, 3, 5)])
+    for layer in layers:
+        painted_there = layer[..., 3] >= 128
+        near = np.abs(layer[..., :3].astype(int) - is_colour).sum(-1) < 200
+        marks[painted_there] = np.where(near, 1, -1)[painted_there]
+    return marks
+
+
 def split_labels(text: str) -> list[str]:
     """Labels as typed, separated by commas, without repeats."""
     return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
-def find(session: Session, label: str | None) -> int:
-    """The number of the finding for ``label``; the first where it is not among them."""
-    labels = [finding.label for finding in session.findings]
-    return labels.index(label) if label in labels else 0
+def whole(steps: float | None) -> Any:
+    """Gradio's numbers are floats: 3.0 as 3; anything else is left for ``Segmenter`` to refuse."""
+    return int(steps) if isinstance(steps, float) and steps.is_integer() else steps
+
+
+def rows_of(rows: list[dict[str, object]]) -> Any:
+    import pandas
+
+    return pandas.DataFrame(rows)
 
 
 def file_name(label: str) -> str:

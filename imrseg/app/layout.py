@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
+from imrseg.app.downloads import EVERYTHING, FORMATS
 from imrseg.app.models import OWN, Models
 from imrseg.app.rendering import data_uri
 from imrseg.edges import EDGES
@@ -19,9 +21,9 @@ from imrseg.run import EDGES_ON, MAX_LABEL, PROMPTS
 from imrseg.segmenter import MAX_STEPS
 
 SLIDER_STEPS = 10  # on the page; the library and the endpoint take up to MAX_STEPS
-VIEWS = ("Overlay", "Heat map", "Outline", "Cut-out")
+VIEWS = ("Overlay", "Heat map", "Outline", "Cut-out", "Difference")
 KEEP = 3600  # seconds that a visitor's pictures and files are kept after the last use
-
+IS, IS_NOT = "#00c853", "#ff1744"  # brushes: this is it, this is not
 FONT = ("-apple-system", "BlinkMacSystemFont", "Segoe UI", "Roboto", "Liberation Sans", "Arial", "sans-serif")
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.blue,
@@ -34,6 +36,7 @@ THEME = gr.themes.Base(
 APPEARANCE: dict[str, Any] = {
     "theme": THEME,
     "css_paths": Path(__file__).with_name("style.css"),
+    "js": Path(__file__).with_name("page.js").read_text("utf-8"),
     "footer_links": ["api", "settings"],
     "max_file_size": "100mb",
     "ssr_mode": False,  # would need Node.js
@@ -49,49 +52,97 @@ class Example:
     label: str
     query: Path
     supports: tuple[Path, ...]
+    says: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is made from, in the order in which ``Handlers.run`` takes it."""
+
+    queries: gr.Gallery
+    supports: gr.Gallery
+    label: gr.Textbox
+    steps: gr.Slider
+    preset: gr.Dropdown
+    coarse: gr.Dropdown
+    distractors: gr.Textbox
+    prompts: gr.Radio
+    edges: gr.Radio
+    edges_on: gr.Radio
+
+    def all(self) -> list[Component]:
+        return [getattr(self, f.name) for f in fields(self)]
+
+    def settings(self) -> list[Component]:
+        """Without the pictures: what a link restores."""
+        return self.all()[2:]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is looked at, in the order in which handlers take it behind the session."""
+
+    query: gr.Radio
+    label: gr.Radio
+    step: gr.Slider
+    view: gr.Radio
+    threshold: gr.Slider
+    support: gr.Radio
+
+    def all(self) -> list[Component]:
+        return [getattr(self, f.name) for f in fields(self)]
 
 
 @dataclass(frozen=True)
 class Page:
     """Every component that something happens to."""
 
-    query: gr.Image
-    supports: gr.Gallery
-    label: gr.Textbox
-    steps: gr.Slider
-    preset: gr.Dropdown
+    inputs: Inputs
     preset_note: gr.HTML
-    coarse: gr.Dropdown
-    distractors: gr.Textbox
-    prompts: gr.Radio
-    edges: gr.Radio
-    edges_on: gr.Radio
     run: gr.Button
     stop: gr.Button
+    reset: gr.Button
+    share: gr.Button
+    link: gr.Textbox
     examples: gr.HTML
     status: gr.HTML
     welcome: gr.HTML
     stage: gr.Column
-    which_label: gr.Radio
+    choices: Choices
     query_view: gr.Image
     query_note: gr.HTML
     support_column: gr.Column
     support_view: gr.Image
     support_note: gr.HTML
-    step: gr.Slider
-    view: gr.Radio
-    threshold: gr.Slider
-    which_support: gr.Radio
+    play: gr.Button
+    more: gr.Button
     strip: gr.HTML
+    used: gr.CheckboxGroup
+    compare: gr.ImageSlider
+    compare_steps: tuple[gr.Dropdown, gr.Dropdown]
+    compare_panel: gr.Accordion
+    all_labels: gr.Image
+    labels_panel: gr.Accordion
+    plot: gr.LinePlot
+    truth: gr.Image
+    curve_panel: gr.Accordion
+    correct_panel: gr.Accordion
+    correct_what: gr.Radio
+    begin: gr.Button
+    editor: gr.ImageEditor
+    refine: gr.Button
+    corrected: gr.State
+    format: gr.Dropdown
     download: gr.Button
     file: gr.DownloadButton
+    command: gr.Code
     session: gr.State
     endpoint: Endpoint
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The public endpoint's parameters; they are never seen on the page."""
+    """The public endpoints' parameters; they are never seen on the page."""
 
     query: gr.File
     supports: gr.File
@@ -105,109 +156,165 @@ class Endpoint:
     edges: gr.Textbox
     edges_on: gr.Textbox
     call: gr.Button
+    stream: gr.Button
     result: gr.JSON
     masks: gr.File
+
+    def parameters(self) -> list[Component]:
+        return [getattr(self, f.name) for f in fields(self)[:11]]
 
 
 def lay_out(models: Models) -> Page:
     """Put everything on the page; call within ``gr.Blocks``."""
-    steps = get_preset(models.preset).steps
     gr.HTML(
         "<h1>imrseg</h1><p>Type what to look for. The words give a coarse mask; then the query and the support"
         " pictures refine each other’s mask, step by step.</p>",
         elem_id="head",
     )
+    session, corrected = gr.State(time_to_live=KEEP), gr.State(time_to_live=KEEP)
     with gr.Row(elem_id="page"):
         with gr.Column(elem_id="inputs", scale=0, min_width=300):
-            query = gr.Image(
-                label="Query: the picture to segment",
-                sources=["upload"],
-                buttons=[],
-                height=176,
-                elem_id="query",
-            )
-            # The file is handed over unopened: ``open_picture`` knows better what to say of a bad one.
-            query.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign, assignment, return-value]
-            supports = gr.Gallery(
-                label="Support: the same thing elsewhere (optional)",
-                type="filepath",
-                file_types=["image"],
-                sources=["upload"],
-                interactive=True,
-                columns=3,
-                fit_columns=False,
-                height=132,
-                object_fit="cover",
-                allow_preview=False,
-                buttons=[],
-                elem_id="supports",
-            )
-            label = gr.Textbox(
-                label="Label",
-                placeholder="cheetah",
-                info="What both show. A comma separates several labels.",
-                max_length=4 * MAX_LABEL,
-                elem_id="label",
-            )
-            count = gr.Slider(0, SLIDER_STEPS, steps, step=1, label="Refinement steps", buttons=[], elem_id="steps")
-            with gr.Accordion("More choices", open=False, elem_id="choices"):
-                preset = gr.Dropdown(
-                    models.presets(), value=models.preset, label="Preset",
-                    info="The network, and the weights that it runs with.", elem_id="preset",
-                )  # fmt: skip
-                preset_note = gr.HTML("", elem_id="preset-note")
-                coarse = gr.Dropdown(
-                    models.coarse(), value=OWN, label="Coarse masks",
-                    info="What draws the first mask from the words.", elem_id="coarse",
-                )  # fmt: skip
-                distractors = gr.Textbox(
-                    label="Not this", placeholder="grass, sky", max_length=4 * MAX_LABEL,
-                    info="Other things in the pictures, separated by commas.", elem_id="not",
-                )  # fmt: skip
-                prompts = gr.Radio(
-                    [("one", "single"), ("several", "ensemble")], value="single", label="Wordings of the label",
-                    info="The mean of several readings is steadier for rare words.", elem_id="prompts",
-                )  # fmt: skip
-                edges = gr.Radio(
-                    [("off", ""), ("guided filter", "guided"), ("GrabCut", "grabcut")], value="",
-                    label="Fit to edges", info="Lets the mask follow the picture’s own edges.", elem_id="edges",
-                )  # fmt: skip
-                edges_on = gr.Radio(
-                    [("last step", "last"), ("every step", "every")], value="last", label="Whose masks are fitted",
-                    info="Every step: a fitted mask is what the next step begins with.", elem_id="edges-on",
-                )  # fmt: skip
-            with gr.Row():
-                run = gr.Button("Run", variant="primary", elem_id="run")
-                stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
-            examples = gr.HTML(example_cards(list_examples()), elem_id="examples", js_on_load=_clicks("example"))
+            left = _lay_out_inputs(models)
         with gr.Column(elem_id="results", scale=1, min_width=320):
             status = gr.HTML("", elem_id="status")
             welcome = gr.HTML(WELCOME, elem_id="welcome")
             with gr.Column(visible=False, elem_id="stage") as stage:
-                which_label = gr.Radio(visible=False, label="Label", elem_id="which-label")
-                with gr.Row(elem_id="pair"):
-                    with gr.Column(min_width=260):
-                        query_view, query_note = _view("Query", "query-view")
-                    with gr.Column(min_width=260) as support_column:
-                        support_view, support_note = _view("Support", "support-view")
-                step = gr.Slider(0, steps, 0, step=1, label="Step (0 is the coarse mask)", buttons=[], elem_id="step")
-                strip = gr.HTML(
-                    "", html_template='<div data-now="${now}">${value}</div>', now=0, elem_id="strip",
-                    js_on_load=_clicks("step"),
-                )  # fmt: skip
-                with gr.Row(elem_id="looks"):
-                    view = gr.Radio(VIEWS, value=VIEWS[0], label="View", elem_id="view", min_width=260)
-                    which_support = gr.Radio(
-                        visible=False, type="index", label="Support shown", elem_id="which-support", min_width=160
-                    )
-                    threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold")
-                download = gr.Button("Download mask", size="md", elem_id="download")
-                file = gr.DownloadButton(elem_id="file")  # never seen: the button above has its file made first
-    session = gr.State(time_to_live=KEEP)
+                right = _lay_out_stage(get_preset(models.preset).steps)
     return Page(
-        query, supports, label, count, preset, preset_note, coarse, distractors, prompts, edges, edges_on, run, stop, examples, status, welcome, stage, which_label, query_view, query_note,
-        support_column, support_view, support_note, step, view, threshold, which_support, strip, download, file, session,
-        _endpoint(steps, models),
+        **left, **right, status=status, welcome=welcome, stage=stage, session=session, corrected=corrected,
+        endpoint=_endpoint(models),
+    )  # fmt: skip
+
+
+def _lay_out_inputs(models: Models) -> dict[str, Any]:
+    queries = _gallery("Query: the picture to segment (or several)", "queries", 150)
+    supports = _gallery("Support: the same thing elsewhere (optional)", "supports", 132)
+    label = gr.Textbox(
+        label="Label",
+        placeholder="cheetah",
+        info="What both show. A comma separates several labels.",
+        max_length=4 * MAX_LABEL,
+        elem_id="label",
+    )
+    steps = gr.Slider(
+        0, SLIDER_STEPS, get_preset(models.preset).steps, step=1, label="Refinement steps", buttons=[], elem_id="steps"
+    )
+    with gr.Accordion("More choices", open=False, elem_id="choices"):
+        preset = gr.Dropdown(
+            models.presets(), value=models.preset, label="Preset",
+            info="The network, and the weights that it runs with.", elem_id="preset",
+        )  # fmt: skip
+        preset_note = gr.HTML("", elem_id="preset-note")
+        coarse = gr.Dropdown(
+            models.coarse(), value=OWN, label="Coarse masks",
+            info="What draws the first mask from the words.", elem_id="coarse",
+        )  # fmt: skip
+        distractors = gr.Textbox(
+            label="Not this", placeholder="grass, sky", max_length=4 * MAX_LABEL,
+            info="Other things in the pictures, separated by commas.", elem_id="not",
+        )  # fmt: skip
+        prompts = gr.Radio(
+            [("one", "single"), ("several", "ensemble")], value="single", label="Wordings",
+            info="The mean of several readings of the label is steadier for rare words.", elem_id="prompts",
+        )  # fmt: skip
+        edges = gr.Radio(
+            [("off", ""), ("guided filter", "guided"), ("GrabCut", "grabcut")], value="",
+            label="Fit to edges", info="Lets the mask follow the picture’s own edges.", elem_id="edges",
+        )  # fmt: skip
+        edges_on = gr.Radio(
+            [("last step", "last"), ("every step", "every")], value="last", label="Whose masks are fitted",
+            info="Every step: a fitted mask is what the next step begins with.", elem_id="edges-on",
+        )  # fmt: skip
+        with gr.Row():
+            share = gr.Button("Link to these settings", size="sm", elem_id="share")
+            reset = gr.Button("Reset", size="sm", elem_id="reset")
+        link = gr.Textbox(label="Link", visible=False, interactive=False, buttons=["copy"], elem_id="link")
+    with gr.Row():
+        run = gr.Button("Run", variant="primary", elem_id="run")
+        stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
+    examples = gr.HTML(example_cards(list_examples()), elem_id="examples", js_on_load=_clicks("example"))
+    inputs = Inputs(queries, supports, label, steps, preset, coarse, distractors, prompts, edges, edges_on)
+    return {
+        "inputs": inputs, "preset_note": preset_note, "run": run, "stop": stop, "reset": reset, "share": share,
+        "link": link, "examples": examples,
+    }  # fmt: skip
+
+
+def _lay_out_stage(steps: int) -> dict[str, Any]:
+    which_query = gr.Radio(visible=False, label="Query", elem_id="which-query")
+    which_label = gr.Radio(visible=False, label="Label shown", elem_id="which-label")
+    with gr.Row(elem_id="pair"):
+        with gr.Column(min_width=260):
+            query_view, query_note = _view("Query", "query-view")
+        with gr.Column(min_width=260) as support_column:
+            support_view, support_note = _view("Support", "support-view")
+    with gr.Row(elem_id="stepper"):
+        step = gr.Slider(0, steps, 0, step=1, label="Step (0 is the coarse mask)", buttons=[], elem_id="step")
+        play = gr.Button("Play", size="sm", elem_id="play")
+        more = gr.Button("One more step", size="sm", elem_id="more")
+    strip = gr.HTML(
+        "", html_template='<div data-now="${now}">${value}</div>', now=0, elem_id="strip", js_on_load=_clicks("step")
+    )
+    with gr.Row(elem_id="looks"):
+        view = gr.Radio(VIEWS, value=VIEWS[0], label="View", elem_id="view", min_width=300)
+        which_support = gr.Radio(
+            visible=False, type="index", label="Support shown", elem_id="which-support", min_width=140
+        )
+        threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold")
+    used = gr.CheckboxGroup(
+        visible=False, type="index", label="Supports that count", elem_id="used",
+        info="The share is how far a support’s own mask of the query agrees with the answer.",
+    )  # fmt: skip
+    with gr.Row(elem_id="take"):
+        format_ = gr.Dropdown([*FORMATS, EVERYTHING], value=next(iter(FORMATS)), label="Take it away", elem_id="format")
+        download = gr.Button("Download", elem_id="download")
+        file = gr.DownloadButton(elem_id="file")  # never seen: the button has its file made first
+    with gr.Accordion("Correct the mask", open=False, elem_id="correct") as correct_panel:
+        with gr.Row():
+            correct_what = gr.Radio(["Query", "Support"], value="Query", label="Picture", elem_id="correct-what")
+            begin = gr.Button("Paint on the step shown", size="sm", elem_id="begin")
+        editor = gr.ImageEditor(
+            label="Green: this is it. Red: this is not.", type="numpy", sources=[], transforms=[], layers=False,
+            brush=gr.Brush(default_size=18, colors=[IS, IS_NOT], default_color=IS, color_mode="fixed"),
+            eraser=gr.Eraser(default_size=18), buttons=[], height=420, elem_id="editor",
+        )  # fmt: skip
+        refine = gr.Button("Refine on from here", variant="primary", elem_id="refine")
+    with gr.Accordion("Compare two steps", open=False, elem_id="compare") as compare_panel:
+        with gr.Row():
+            first = gr.Dropdown([("coarse", 0)], value=0, label="Left", elem_id="compare-left")
+            second = gr.Dropdown([("coarse", 0)], value=0, label="Right", elem_id="compare-right")
+        compare = gr.ImageSlider(
+            label="Query at two steps", interactive=False, buttons=[], height=420, elem_id="compare-view"
+        )
+    with gr.Accordion("All labels in one picture", open=False, visible=False, elem_id="labels") as labels_panel:
+        all_labels = gr.Image(label="All labels", interactive=False, buttons=["fullscreen"], height=420, elem_id="all")
+    with gr.Accordion("How it converges", open=False, elem_id="curve") as curve_panel:
+        plot = gr.LinePlot(
+            x="step", y="share", color="what", y_lim=[0, 1], x_title="step", y_title="share or IoU", height=300, x_axis_format="d",
+            label="The query’s mask from step to step", elem_id="plot",
+        )  # fmt: skip
+        truth = gr.Image(
+            label="The query’s true mask, if you have it (white is the object)", sources=["upload"], buttons=[],
+            height=120, image_mode="L", elem_id="truth",
+        )  # fmt: skip
+    with gr.Accordion("Repeat it from the command line", open=False, elem_id="command"):
+        command = gr.Code(language="shell", label="Command", interactive=False, buttons=["copy"], elem_id="shell")
+    return {
+        "choices": Choices(which_query, which_label, step, view, threshold, which_support), "query_view": query_view,
+        "query_note": query_note, "support_column": support_column, "support_view": support_view,
+        "support_note": support_note, "play": play, "more": more, "strip": strip, "used": used, "compare": compare,
+        "compare_steps": (first, second), "compare_panel": compare_panel, "all_labels": all_labels,
+        "labels_panel": labels_panel, "plot": plot, "truth": truth, "curve_panel": curve_panel,
+        "correct_panel": correct_panel, "correct_what": correct_what, "begin": begin, "editor": editor, "refine": refine,
+        "format": format_, "download": download, "file": file, "command": command,
+    }  # fmt: skip
+
+
+def _gallery(label: str, elem_id: str, height: int) -> gr.Gallery:
+    # File paths: ``open_picture`` knows better than Gradio what to say of a bad picture.
+    return gr.Gallery(
+        label=label, type="filepath", file_types=["image"], sources=["upload"], interactive=True, columns=3,
+        fit_columns=False, height=height, object_fit="cover", allow_preview=False, buttons=[], elem_id=elem_id,
     )  # fmt: skip
 
 
@@ -218,13 +325,13 @@ def _view(name: str, elem_id: str) -> tuple[gr.Image, gr.HTML]:
     return picture, gr.HTML(elem_classes="note", elem_id=f"{elem_id}-note")
 
 
-def _endpoint(steps: int, models: Models) -> Endpoint:
+def _endpoint(models: Models) -> Endpoint:
     with gr.Group(visible=False):
         return Endpoint(
             query=gr.File(label="query picture"),
             supports=gr.File(label="support pictures", file_count="multiple", value=[]),
             label=gr.Textbox(label="label"),
-            steps=gr.Number(label=f"refinement steps, 0 to {MAX_STEPS}", value=steps),
+            steps=gr.Number(label=f"refinement steps, 0 to {MAX_STEPS}", value=get_preset(models.preset).steps),
             threshold=gr.Number(label="threshold, 0 to 1", value=0.5),
             preset=gr.Textbox(label="preset", value=models.preset),
             coarse=gr.Textbox(label="coarse masks: empty for the preset's own, lite or clip", value=OWN),
@@ -233,6 +340,7 @@ def _endpoint(steps: int, models: Models) -> Endpoint:
             edges=gr.Textbox(label=f"fit to edges: empty, {' or '.join(EDGES)}", value=""),
             edges_on=gr.Textbox(label=f"whose masks are fitted: {' or '.join(EDGES_ON)}", value=EDGES_ON[0]),
             call=gr.Button(),
+            stream=gr.Button(),
             result=gr.JSON(label="result.json"),
             masks=gr.File(label="mask files", file_count="multiple"),
         )
@@ -249,14 +357,14 @@ def _clicks(name: str) -> str:
 def list_examples() -> list[Example]:
     """The examples whose pictures are there (an installed package may come without them)."""
 
-    def pictures(label: str, query: str, *supports: str) -> Example:
-        return Example(label, EXAMPLES_FOLDER / query, tuple(EXAMPLES_FOLDER / s for s in supports))
+    def pictures(label: str, says: str, query: str, *supports: str) -> Example:
+        return Example(label, EXAMPLES_FOLDER / query, tuple(EXAMPLES_FOLDER / s for s in supports), says)
 
     examples = [
-        pictures("cheetah", "cheetah-portrait.jpg", "cheetah-running.jpg"),
-        pictures("big cat", "lion.jpg", "cheetah-running.jpg", "cheetah-portrait.jpg"),
-        pictures("cat", "chelsea.jpg"),
-        pictures("tower", "tower.jpg"),
+        pictures("cheetah", "1 support", "cheetah-portrait.jpg", "cheetah-running.jpg"),
+        pictures("big cat", "2 supports", "lion.jpg", "cheetah-running.jpg", "cheetah-portrait.jpg"),
+        pictures("cat", "words only", "chelsea.jpg"),
+        pictures("tower, sky", "several labels", "tower.jpg"),
     ]
     return [e for e in examples if all(path.is_file() for path in (e.query, *e.supports))]
 
@@ -269,12 +377,9 @@ def example_cards(examples: Sequence[Example]) -> str:
             f'<img src="{data_uri(open_picture(path).pixels, 120)}" alt="">'
             for path in (example.query, *example.supports)
         )
-        kind = (
-            f"{len(example.supports)} support" + "s" * (len(example.supports) > 1) if example.supports else "words only"
-        )
         cards.append(
             f'<button type="button" data-example="{number}"><span class="thumbs">{thumbs}</span>'
-            f"<b>{html.escape(example.label)}</b> <i>{kind}</i></button>"
+            f"<b>{html.escape(example.label)}</b> <i>{example.says}</i></button>"
         )
     return f'<h2>Examples</h2><div class="cards">{"".join(cards)}</div>' if cards else ""
 

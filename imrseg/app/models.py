@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 
 from imrseg import hub, weights
 from imrseg.errors import WeightsError
 from imrseg.presets import get_preset, list_presets
+from imrseg.run import Run
 from imrseg.segmenter import Segmenter
 
 OWN = ""  # the preset's own coarse masker
 COARSE = {"lite": "lite: words by WordNet", "clip": "CLIP RN50"}
 CLIP_FILE = "RN50.pt"
+GOING = 16  # runs, of all visitors, that can go on at once without being computed anew
 
 
 class Models:
@@ -29,6 +32,7 @@ class Models:
         self._device = str(first.device)
         self._loaded = {(self.preset, first.preset.coarse): first}
         self._lock = threading.Lock()
+        self._going: OrderedDict[int, Run] = OrderedDict()
 
     def presets(self) -> list[tuple[str, str]]:
         """(what the menu shows, preset) of all presets; it says where weights are missing."""
@@ -62,3 +66,11 @@ class Models:
                     raise WeightsError(f"{preset} cannot run yet. {missing}")
                 self._loaded[key] = Segmenter.from_preset(preset, self._device, coarse=key[1])
             return self._loaded[key]
+
+    def keep(self, run: Run) -> None:
+        """Let a run keep what it needs to go on; of many, the one used longest ago lets go of it."""
+        with self._lock:
+            self._going.pop(id(run), None)
+            self._going[id(run)] = run
+            while len(self._going) > GOING:
+                self._going.popitem(last=False)[1].release()

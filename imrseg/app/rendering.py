@@ -1,4 +1,4 @@
-"""What a session looks like: its pictures in the chosen view, and the HTML around them."""
+"""What a scene looks like: its pictures in the chosen view, and the HTML around them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import base64
 import html
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
-from imrseg.app.sessions import Finding, Session
+from imrseg.app.sessions import Finding, Scene
+from imrseg.postprocess import iou
 from imrseg.run import UNLIKELY
-from imrseg.visualize import cutout, describe, heatmap, outline, overlay, percent
+from imrseg.visualize import cutout, describe, difference, heatmap, outline, overlay, percent
 
 THUMB = 180  # pixels across, in the filmstrip
 
@@ -21,44 +23,45 @@ def step_name(step: int) -> str:
     return "coarse" if step == 0 else f"step {step}"
 
 
-def draw(session: Session, finding: Finding, step: int, picture: int, view: str, threshold: float) -> np.ndarray:
+def draw(scene: Scene, finding: Finding, step: int, picture: int, view: str, threshold: float) -> np.ndarray:
     """One picture at one step, in the chosen view: uint8 (h, w, 3)."""
-    pixels, soft = session.pictures[picture], session.soft(finding, step, picture)
+    pixels, soft = scene.pictures[picture], scene.soft(finding, step, picture)
     if view == "Heat map":
         return heatmap(pixels, soft)
+    if view == "Difference" and step > 0:
+        cuts = finding.step(step - 1).cut(threshold), finding.step(step).cut(threshold)
+        return difference(pixels, scene.soft(finding, step - 1, picture), soft, cuts)
     how: Callable[..., np.ndarray] = {"Outline": outline, "Cut-out": cutout}.get(view, overlay)
-    return how(pixels, soft, finding.steps[step].cut(threshold))
+    return how(pixels, soft, finding.step(step).cut(threshold))
 
 
-def inside(session: Session, finding: Finding, step: int, picture: int, threshold: float) -> np.ndarray:
-    """The cut mask, bool (h, w)."""
-    return session.soft(finding, step, picture) >= finding.steps[step].cut(threshold)
+def caption(scene: Scene, finding: Finding, step: int, picture: int, threshold: float) -> str:
+    before = scene.inside(finding, step - 1, picture, threshold) if step > 0 else None
+    return describe(scene.inside(finding, step, picture, threshold), before)
 
 
-def caption(session: Session, finding: Finding, step: int, picture: int, threshold: float) -> str:
-    before = inside(session, finding, step - 1, picture, threshold) if step > 0 else None
-    return describe(inside(session, finding, step, picture, threshold), before)
-
-
-def note(session: Session, finding: Finding, step: int, picture: int, threshold: float) -> str:
+def note(scene: Scene, finding: Finding, step: int, picture: int, threshold: float) -> str:
     """HTML under a picture: its name, the covered share, the change."""
-    words = caption(session, finding, step, picture, threshold)
+    words = caption(scene, finding, step, picture, threshold)
     change = f" with {'the coarse mask' if step == 1 else f'step {step - 1}'}" if step > 0 else ""
-    return f'<div class="words"><b>{words}{change}</b><span>{html.escape(session.names[picture])}</span></div>'
+    if picture == 0 and scene.truth is not None:
+        words += f", true IoU {iou(scene.inside(finding, step, 0, threshold), scene.truth):.2f}"
+    return f'<div class="words"><b>{words}{change}</b><span>{html.escape(scene.paths[picture].name)}</span></div>'
 
 
-def filmstrip(session: Session, finding: Finding, view: str, threshold: float, support: int) -> str:
+def filmstrip(scene: Scene, finding: Finding, view: str, threshold: float, support: int) -> str:
     """HTML: one button for each step so far, the query above the support."""
-    rows = [0, 1 + min(support, session.supports - 1)] if session.supports else [0]
+    rows = [0, 1 + min(support, scene.supports - 1)] if scene.supports else [0]
 
     def cell(step: int, picture: int) -> str:
-        thumb = data_uri(draw(session, finding, step, picture, view, threshold), THUMB)
-        return f'<img src="{thumb}" alt=""><span>{caption(session, finding, step, picture, threshold)}</span>'
+        thumb = data_uri(draw(scene, finding, step, picture, view, threshold), THUMB)
+        return f'<img src="{thumb}" alt=""><span>{caption(scene, finding, step, picture, threshold)}</span>'
 
     columns = []
     for step in range(len(finding.steps)):
         cells = "".join(
-            session.remembered((finding.label, step, row, view, threshold), partial(cell, step, row)) for row in rows
+            scene.remembered((finding.label, step, row, view, threshold, scene.used), partial(cell, step, row))
+            for row in rows
         )
         columns.append(
             f'<button type="button" data-step="{step}"><b>{step_name(step).capitalize()}</b>{cells}</button>'
@@ -76,9 +79,9 @@ def problem(words: str) -> str:
     return f'<p class="problem" role="alert">{html.escape(words)}</p>'
 
 
-def status(session: Session, finding: Finding, threshold: float) -> str:
+def status(scene: Scene, finding: Finding, threshold: float) -> str:
     """HTML after a run: how sure it is, the time, and the warnings."""
-    covered = inside(session, finding, len(finding.steps) - 1, 0, threshold)
+    covered = scene.inside(finding, len(finding.steps) - 1, 0, threshold)
     warnings = finding.verdict(float(covered.mean()))
     seconds = sum(step.seconds for step in finding.steps)
     steps = len(finding.steps) - 1
@@ -97,6 +100,18 @@ def confidence_words(finding: Finding) -> str:
         return f"{label} was looked for. {sure}"  # a warning follows that says more
     words = "is very likely" if finding.confidence >= 0.9 else "is likely" if finding.confidence >= 0.7 else "may be"
     return f"{label} {words} in the query picture. {sure}"
+
+
+def curve(scene: Scene, finding: Finding, threshold: float) -> list[dict[str, object]]:
+    """Rows of the plot: how the query's mask changes from step to step, and how it fits the true one."""
+    masks = [scene.inside(finding, i, 0, threshold) for i in range(len(finding.steps))]
+    rows = [{"step": i, "share": float(m.mean()), "what": "covered"} for i, m in enumerate(masks)]
+    rows += [
+        {"step": i, "share": iou(a, b), "what": "IoU with step before"} for i, (a, b) in enumerate(pairwise(masks), 1)
+    ]
+    if scene.truth is not None:
+        rows += [{"step": i, "share": iou(m, scene.truth), "what": "IoU with true mask"} for i, m in enumerate(masks)]
+    return rows
 
 
 def data_uri(pixels: np.ndarray, width: int) -> str:

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from imrseg.bundle import Found
 from imrseg.images import Picture
-from imrseg.run import Step, verdict
+from imrseg.postprocess import iou
+from imrseg.run import Options, Run, Step, verdict
 from imrseg.visualize import soft_mask
 
-REMEMBERED = 200  # cells of filmstrips
+REMEMBERED = 400  # cells of filmstrips
 DISPLAY_SIDES = (640, 960)  # least and most of the longer side of a picture on the page, in pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """One label's run: its steps so far.
+    """One label in one query: its steps so far.
 
     Attributes:
-        label, warnings, confidence: as in ``imrseg.segmenter.Run``.
+        label, warnings, confidence, options: as in ``imrseg.run.Result``.
         steps: step 0 and those that followed; they hold small masks, made large when shown.
+        run: goes on from the last step.
     """
 
     label: str
     warnings: list[str]
     confidence: float | None
+    options: Options
     steps: tuple[Step, ...]
+    run: Run | None = None
 
-    def followed_by(self, step: Step) -> Finding:
-        return replace(self, steps=(*self.steps, step))
+    @classmethod
+    def of(cls, run: Run, finished: bool) -> Finding:
+        """What a run has found so far; ``finished``: its last step is the answer."""
+        steps = (*run.steps[:-1], run.finish()) if finished else tuple(run.steps)
+        return cls(run.label, run.warnings, run.confidence, run.options, steps, run)
 
-    def ending_with(self, step: Step) -> Finding:
-        """With ``step`` in the place of the last."""
-        return replace(self, steps=(*self.steps[:-1], step))
+    def step(self, index: int, used: Sequence[bool] = ()) -> Step:
+        """A step, the last where there is no such; ``used``: the supports whose masks count."""
+        step = self.steps[min(index, len(self.steps) - 1)]
+        if len(step.query_soft) < 2 or all(used) or not any(used):
+            return step
+        return replace(step, query_soft=step.query_soft[np.array(used)])
 
     def verdict(self, covered: float) -> list[str]:
         """``warnings``, and a sentence where the query's last mask covers nothing or the label is doubted.
@@ -46,31 +58,44 @@ class Finding:
 
 
 @dataclass(frozen=True, eq=False)
-class Session:
-    """Pictures at display size and what was found in them, label by label.
-
-    It never changes: a run makes a new one at every step, and the page keeps the last that it received.
+class Scene:
+    """One query with the supports, and what was found in it, label by label.
 
     Attributes:
-        pictures: uint8 (h, w, 3) RGB, the query first, then the supports.
-        names: of their files.
+        pictures: uint8 (h, w, 3) RGB at display size, the query first, then the supports.
+        paths: of their files.
         findings: one for each label, in the order of the label box.
+        used: for each support, whether its mask of the query counts.
+        truth: the query's true mask, bool (h, w) at display size, where the visitor gave one.
     """
 
     pictures: tuple[np.ndarray, ...]
-    names: tuple[str, ...]
+    paths: tuple[Path, ...]
     findings: tuple[Finding, ...] = ()
+    used: tuple[bool, ...] = ()
+    truth: np.ndarray | None = None
     _cells: dict[Hashable, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pictures: Sequence[Picture]) -> Session:
-        return cls(tuple(fit(p.pixels) for p in pictures), tuple(p.name for p in pictures))
+    def of(cls, pictures: Sequence[Picture], paths: Sequence[str | Path]) -> Scene:
+        shown = tuple(fit(p.pixels) for p in pictures)
+        return cls(shown, tuple(map(Path, paths)), used=(True,) * (len(shown) - 1))
 
-    def having(self, finding: Finding) -> Session:
+    def having(self, finding: Finding) -> Scene:
         """With ``finding``, in the place of an earlier one for the same label or after the others."""
         labels = [old.label for old in self.findings]
         number = labels.index(finding.label) if finding.label in labels else len(labels)
-        return replace(self, findings=(*self.findings[:number], finding, *self.findings[number + 1 :]))
+        return replace(
+            self, findings=(*self.findings[:number], finding, *self.findings[number + 1 :]), _cells={}
+        )  # fmt: skip
+
+    def finding(self, label: str | None) -> Finding:
+        """What was found for ``label``; the first where it is not among them."""
+        return next((f for f in self.findings if f.label == label), self.findings[0])
+
+    @property
+    def name(self) -> str:
+        return self.paths[0].name
 
     @property
     def supports(self) -> int:
@@ -78,7 +103,28 @@ class Session:
 
     def soft(self, finding: Finding, step: int, picture: int) -> np.ndarray:
         """The soft mask of picture 0 (the query), 1, 2, ... at display size: float32 (h, w) in [0, 1]."""
-        return soft_mask(finding.steps[step], picture - 1, self.pictures[picture].shape[:2])
+        return soft_mask(finding.step(step, self.used), picture - 1, self.pictures[picture].shape[:2])
+
+    def inside(self, finding: Finding, step: int, picture: int, threshold: float) -> np.ndarray:
+        """The cut mask, bool (h, w)."""
+        return self.soft(finding, step, picture) >= finding.step(step).cut(threshold)
+
+    def shares(self, finding: Finding, step: int, threshold: float) -> list[float]:
+        """How much of each support's own mask of the query agrees with the answer: their IoU."""
+        shown = finding.step(step)
+        answer = self.inside(finding, step, 0, threshold)
+        return [
+            iou(replace(shown, query_soft=one[None]).query_at(answer.shape) >= shown.cut(threshold), answer)
+            for one in shown.query_soft
+        ]
+
+    def found(self, finding: Finding, step: int, threshold: float) -> Found:
+        """For taking away: the steps up to ``step``, with the supports that count."""
+        steps = [finding.step(i, self.used) for i in range(min(step, len(finding.steps) - 1) + 1)]
+        return Found(
+            finding.label, steps, threshold, finding.warnings, finding.confidence, finding.options, self.paths[0],
+            self.paths[1:],
+        )  # fmt: skip
 
     def remembered(self, key: Hashable, make: Callable[[], str]) -> str:
         """What ``make`` returned for ``key`` before, or now; the last few hundred are kept."""
@@ -87,6 +133,31 @@ class Session:
                 self._cells.clear()
             self._cells[key] = make()
         return self._cells[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One visitor's last run: a scene for each query.
+
+    It never changes: a run makes a new one at every step, and the page keeps the last that it received.
+    ``preset`` and ``coarse`` name the models that the run was made with.
+    """
+
+    scenes: tuple[Scene, ...]
+    preset: str
+    coarse: str
+
+    def having(self, number: int, scene: Scene) -> Session:
+        """With ``scene`` as scene ``number``, in the place of the old one or after the others."""
+        return replace(self, scenes=(*self.scenes[:number], scene, *self.scenes[number + 1 :]))
+
+    def scene(self, name: str | None) -> int:
+        """The number of the scene called ``name``; 0 where it is not among them."""
+        return next((i for i, choice in enumerate(self.names()) if choice == name), 0)
+
+    def names(self) -> list[str]:
+        """Of the scenes, each other than the rest."""
+        return [f"{i}. {scene.name}" for i, scene in enumerate(self.scenes, 1)]
 
 
 def fit(pixels: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Center-pivot 4D convolution (HSNet, Min et al., ICCV 2021, section 4.2), without needless copies.
+"""Center-pivot 4D convolution (HSNet, Min et al., ICCV 2021, section 4.2), without copies.
 
-A 4D tensor holds something for every pair of positions: one of the own picture (ha, wa), one of the
-other (hb, wb). The convolution is the sum of a 2D convolution over the own picture's positions and
-one over the other's. Each is a plain batch of 2D convolutions if the channels lie right before the
-positions that it goes over, so there are two layouts, both contiguous:
+A 4D tensor holds something for every pair of positions, one of the own picture (ha, wa) and one of the
+other (hb, wb). Here it is always laid out as (B, ha, wa, hb, wb, C), contiguous. The convolution is the
+sum of two 2D convolutions, and both see that memory as channels-last images:
 
-- by own position, (B, ha, wa, C, hb, wb), while the other picture's positions are many;
-- by other position, (B, hb, wb, C, ha, wa), once they are few.
+- over the other picture's positions: B ha wa images of hb x wb;
+- over the own picture's positions: B images of ha x (wa hb wb), a row holding the other's positions
+  side by side, with the kernel's columns hb wb apart (a dilation).
 """
 
 from __future__ import annotations
@@ -29,41 +29,40 @@ class CenterPivotConv4d(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.stride = stride
-        self.conv1 = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-        self.conv2 = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+        self.stride, self.reach = stride, kernel // 2
+        self.conv1 = nn.Conv2d(inputs, outputs, kernel, padding=self.reach)
+        self.conv2 = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=self.reach)
 
     def forward(self, x: Tensor | Volume) -> Tensor:
-        """(B, ha, wa, C, hb, wb) -> (B, ha, wa, C', ceil(hb / stride), ceil(wb / stride))."""
+        """(B, ha, wa, hb, wb, C) -> (B, ha, wa, ceil(hb / stride), ceil(wb / stride), C')."""
         if isinstance(x, Volume):
-            b, kept, parts = 1, x.kept(self.stride), x.parts()
+            out = self._over_own(x.kept(self.stride)).flatten(0, 2)
+            done, start = [], 0
+            for part in x.parts():
+                done.append(out[start : start + len(part)] + self.conv2(part).permute(0, 2, 3, 1))
+                start += len(part)
+            return torch.cat(done).view(1, *x.size, *out.shape[1:])
+        return self._over_own(x[..., :: self.stride, :: self.stride, :]) + self._over_other(x)
+
+    def _over_own(self, x: Tensor) -> Tensor:
+        b, ha, wa, hb, wb, c = x.shape
+        apart = hb * wb
+        images = x.reshape(b, ha, wa * apart, c).permute(0, 3, 1, 2)
+        padding = (self.reach, self.reach * apart)
+        out = F.conv2d(images, self.conv1.weight, self.conv1.bias, padding=padding, dilation=(1, apart))
+        return out.permute(0, 2, 3, 1).reshape(b, ha, wa, hb, wb, -1)
+
+    def _over_other(self, x: Tensor) -> Tensor:
+        b, ha, wa, hb, wb, c = x.shape
+        if self.stride == 1 and hb * wb <= self.conv2.weight[0, 0].numel():
+            # So few positions that all of them meet: a product with one matrix has less to do.
+            images = x.view(b, ha, wa, -1).permute(0, 3, 1, 2)
+            matrix, bias = as_matrix(self.conv2.weight, (hb, wb)), self.conv2.bias
+            out = F.conv2d(images, matrix[..., None, None], None if bias is None else bias.repeat(hb * wb))
         else:
-            b, kept = len(x), x[..., :: self.stride, :: self.stride].permute(0, 4, 5, 3, 1, 2).flatten(0, 2)
-            parts = [x.flatten(0, 2)]
-        own = self.conv1(kept)
-        other = torch.cat([self.conv2(part) for part in parts])
-        own = own.view(b, *other.shape[-2:], *own.shape[1:]).permute(0, 4, 5, 3, 1, 2)
-        return other.view(own.shape) + own
-
-
-class NarrowConv4d(CenterPivotConv4d):
-    """The same for few positions of the other picture, all of which stay; laid out by other position.
-
-    The 2D convolution over them is then one matrix, and a product with it a 1x1 convolution.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__(inputs, outputs, kernel, 1)
-
-    def forward(self, x: Tensor | Volume) -> Tensor:
-        """(B, hb, wb, C, ha, wa) -> (B, hb, wb, C', ha, wa)."""
-        assert isinstance(x, Tensor)
-        b, hb, wb, _, ha, wa = x.shape
-        own = self.conv1(x.flatten(0, 2))
-        weight = as_matrix(self.conv2.weight, (hb, wb))
-        assert self.conv2.bias is not None
-        other = F.conv2d(x.flatten(1, 3), weight[..., None, None], self.conv2.bias.repeat(hb * wb))
-        return (own.view(other.shape) + other).view(b, hb, wb, -1, ha, wa)
+            out = self.conv2(x.view(-1, hb, wb, c).permute(0, 3, 1, 2))
+            hb, wb = out.shape[-2:]
+        return out.permute(0, 2, 3, 1).reshape(b, ha, wa, hb, wb, -1)
 
 
 def as_matrix(weight: Tensor, size: tuple[int, int]) -> Tensor:
@@ -77,26 +76,17 @@ def as_matrix(weight: Tensor, size: tuple[int, int]) -> Tensor:
     """
     y, x = (torch.arange(n, device=weight.device) for n in size)
     reach = weight.shape[-1] // 2
-    dy, dx = (p[None] - p[:, None] + reach for p in (y, x))  # (to, from): which tap joins them
-    inside = ((dy >= 0) & (dy <= 2 * reach))[:, None, :, None] & ((dx >= 0) & (dx <= 2 * reach))[None, :, None]
-    taps = weight[:, :, dy.clamp(0, 2 * reach)[:, None, :, None], dx.clamp(0, 2 * reach)[None, :, None]] * inside
-    return taps.permute(2, 3, 0, 4, 5, 1).reshape(len(y) * len(x) * len(weight), -1)
+    dy, dx = (p[None] - p[:, None] + reach for p in (y, x))  # (to, from): the tap between them, if there is one
+    dy, dx = dy[:, None, :, None], dx[None, :, None]
+    inside = (dy >= 0) & (dy <= 2 * reach) & (dx >= 0) & (dx <= 2 * reach)
+    taps = weight.permute(2, 3, 0, 1).contiguous()[dy.clamp(0, 2 * reach), dx.clamp(0, 2 * reach)]
+    taps = taps * inside[..., None, None]
+    return taps.permute(0, 1, 4, 2, 3, 5).reshape(len(y) * len(x) * len(weight), -1)
 
 
 class GroupNorm4d(nn.GroupNorm):
-    """Group normalisation of (B, h, w, C, h, w), over everything but batch and group of channels."""
+    """Group normalisation of (B, ha, wa, hb, wb, C), over everything but batch and group of channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        groups = x.reshape(len(x), -1, self.num_groups, x[0, 0, 0].numel() // self.num_groups).float()
-        count = groups[0, :, 0].numel()
-        # Two sums; the usual one-pass formula takes ten times as long over these dimensions.
-        mean = groups.sum(3).sum(1) / count
-        variance = torch.linalg.vector_norm(groups, dim=3).square().sum(1) / count - mean.square()
-        scale = (variance + self.eps).rsqrt()
-
-        def fitted(per_channel: Tensor) -> Tensor:  # whole rows of memory at once
-            return per_channel.to(x.dtype)[:, None, None, :, None, None].expand(len(x), 1, 1, *x.shape[3:]).contiguous()
-
-        scale, mean = (s.repeat_interleave(self.num_channels // self.num_groups, 1) for s in (scale, mean))
-        scale = scale * self.weight
-        return torch.addcmul(fitted(self.bias - mean * scale), x, fitted(scale))
+        images = x.view(len(x), x.shape[1], -1, self.num_channels).permute(0, 3, 1, 2)
+        return super().forward(images).permute(0, 2, 3, 1).reshape(x.shape)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-5  # HSNet's
-PART = 4_000_000  # numbers of a volume that are made at a time: what is small enough stays in the cache
+PART = 500_000  # numbers of a volume that a processor makes at a time, so that they stay in its cache
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class RawCorrelation:
 
     def scaled(self, own: Tensor, other: Tensor) -> list[Volume]:
         """Each picture's correlations with its partner, for gains (2B, L, N) of pictures as the own or the other one."""
-        partners = list(zip(self.product, swap(self.product), own, swap(other), strict=True))
-        return [Volume(*partner, self.size) for partner in partners]
+        return [Volume(*picture, self.size) for picture in zip(self.product, own, swap(other), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -66,29 +65,30 @@ class Volume:
     """Correlations of one picture's positions with the other's: products times gains, made where they are used.
 
     Attributes:
-        product: (N, L, N), own positions first; transposed: the same, the other's positions first.
+        product: (N, L, N), own positions first.
         own, other: gains (L, N) of either picture's positions.
         size: (height, width) with N = height * width.
     """
 
     product: Tensor
-    transposed: Tensor
     own: Tensor
     other: Tensor
     size: tuple[int, int]
 
     def parts(self) -> Iterator[Tensor]:
-        """The volume (N, L, h, w) by own position, some of them at a time."""
-        for rows in torch.arange(len(self.product)).split(max(1, PART // self.product[0].numel())):
-            span = slice(int(rows[0]), int(rows[-1]) + 1)
-            part = self.product[span] * self.own.t()[span, :, None] * self.other
-            yield part.view(*part.shape[:2], *self.size)
+        """The volume as (N, L, h, w), some of the own positions at a time."""
+        count = len(self.product) if self.product.is_cuda else max(1, PART // self.product[0].numel())
+        for product, own in zip(self.product.split(count), self.own.t().split(count), strict=True):
+            yield (product * own.unsqueeze(2)).mul_(self.other).view(*own.shape, *self.size)
 
     def kept(self, stride: int) -> Tensor:
-        """Every ``stride``-th position of the other picture, both ways: (n, L, h, w), by other position."""
-        chosen = torch.arange(len(self.product), device=self.own.device).view(self.size)[::stride, ::stride].flatten()
-        kept = self.transposed[chosen] * self.other.t()[chosen, :, None] * self.own
-        return kept.view(*kept.shape[:2], *self.size)
+        """The volume at every ``stride``-th of the other's positions, as (1, h, w, h', w', L)."""
+
+        def thinned(x: Tensor) -> Tensor:
+            return x.view(*x.shape[:-1], *self.size)[..., ::stride, ::stride]
+
+        kept = (thinned(self.product) * self.own.t()[..., None, None]).mul_(thinned(self.other))
+        return kept.permute(0, 2, 3, 1).unflatten(0, (1, *self.size)).contiguous()
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:

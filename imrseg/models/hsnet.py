@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from imrseg.errors import InputError, WeightsError
 from imrseg.models.backbones import BlockBackbone, hsnet_backbone, in_classifier
-from imrseg.models.conv4d import CenterPivotConv4d, GroupNorm4d, NarrowConv4d
+from imrseg.models.conv4d import CenterPivotConv4d, GroupNorm4d
 from imrseg.models.correlation import RawCorrelation, Volume, swap
 from imrseg.models.imr import ConvCell, IMRCell, NoCell
 from imrseg.models.layers import check_fit
@@ -88,7 +88,9 @@ class HSNetNeck(nn.Module):
                 depths, ([3, 3, 3], [5, 3, 3], [5, 5, 3]), ([2, 2, 2], [4, 2, 2], [4, 4, 2]), strict=True
             )
         )
-        self.mix = nn.ModuleList(block(*(NarrowConv4d(CHANNELS, CHANNELS, 3) for _ in range(3))) for _ in range(2))
+        self.mix = nn.ModuleList(
+            block(*(CenterPivotConv4d(CHANNELS, CHANNELS, 3, 1) for _ in range(3))) for _ in range(2)
+        )
         self.guide = guide
 
     def prepare(self, query: list[Tensor], support: list[Tensor]) -> HSNetPair:
@@ -99,7 +101,7 @@ class HSNetNeck(nn.Module):
             levels.append(layers[end - depth : end])
             end -= depth
         finest = levels[-1][0].shape[-2:]
-        guide = self.guide(resize_aligned(torch.stack(levels[1]).sum(0), (finest[0], finest[1])))
+        guide = resize_aligned(self.guide(torch.stack(levels[1]).sum(0)), (finest[0], finest[1]))
         return HSNetPair([RawCorrelation.of(level) for level in levels], guide)
 
     def volumes(self, pair: HSNetPair, masks: Tensor) -> tuple[list[list[Volume]], HSNetPair]:
@@ -121,15 +123,21 @@ class HSNetNeck(nn.Module):
 
     def forward(self, pair: HSNetPair, masks: Tensor) -> tuple[Tensor, HSNetPair]:
         volumes, pair = self.volumes(pair, masks)
-        squeezed = []
-        for squeeze, level in zip(self.squeeze, volumes, strict=True):
-            x = torch.cat([squeeze(volume) for volume in level])  # one at a time: the finest are large
-            squeezed.append(x.permute(0, 4, 5, 3, 1, 2).contiguous())  # from now on by other position
+        # One picture at a time: the finest correlations are large.
+        squeezed = [
+            torch.cat([squeeze(volume) for volume in level])
+            for squeeze, level in zip(self.squeeze, volumes, strict=True)
+        ]
         x = squeezed[0]
         for mix, finer in zip(self.mix, squeezed[1:], strict=True):
-            size = (finer.shape[-2], finer.shape[-1])
-            x = mix(resize_aligned(x.flatten(1, 3), size).view(finer.shape) + finer)
-        return x.flatten(1, 2).mean(1), pair
+            x = mix(resize_own(x, (finer.shape[1], finer.shape[2])) + finer)
+        return x.mean((3, 4)).permute(0, 3, 1, 2).contiguous(), pair
+
+
+def resize_own(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize the own picture's positions of (B, ha, wa, hb, wb, C) to ``size``."""
+    out = resize_aligned(x.flatten(3).permute(0, 3, 1, 2), size)
+    return out.permute(0, 2, 3, 1).reshape(len(x), *size, *x.shape[3:])
 
 
 class HSNetHead(nn.Module):

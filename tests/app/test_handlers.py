@@ -1,7 +1,11 @@
+import json
 import re
+import shlex
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import parse_qsl
 
 import cv2
 import numpy as np
@@ -10,8 +14,10 @@ from PIL import Image
 
 gr = pytest.importorskip("gradio")
 
+from imrseg import cli  # noqa: E402
 from imrseg.app import build_app, handlers, rendering, sessions  # noqa: E402
-from imrseg.app.layout import EXAMPLES_FOLDER, lay_out, list_examples  # noqa: E402
+from imrseg.app.downloads import EVERYTHING, FORMATS  # noqa: E402
+from imrseg.app.layout import EXAMPLES_FOLDER, IS, IS_NOT, VIEWS, lay_out, list_examples  # noqa: E402
 from imrseg.app.models import Models  # noqa: E402
 
 PORTRAIT, RUNNING, LION = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah-portrait", "cheetah-running", "lion"))
@@ -24,10 +30,18 @@ def app(segmenter):
         return handlers.Handlers(lay_out(models), models)
 
 
-def run_all(app, query=PORTRAIT, supports=(RUNNING,), label="cheetah", steps=2, view="Overlay", threshold=0.5, **how):
-    """All updates of a run."""
-    supports = [(str(s), None) for s in supports]
-    return list(app.run(query and str(query), supports, label, steps, view, threshold, **how))
+HOW = {"preset": "lite", "coarse": "", "distractors": "", "prompts": "single", "edges": "", "edges_on": "last"}
+
+
+def start(app, query=PORTRAIT, supports=(RUNNING,), label="cheetah", steps=2, view="Overlay", threshold=0.5, **how):
+    """A run's updates as they come; ``query`` is a path or several."""
+    queries = [query] if isinstance(query, Path) else query
+    files = [[(str(p), None) for p in paths or ()] for paths in (queries, supports)]
+    return app.run(*files, label, steps, *(HOW | how).values(), view, threshold)
+
+
+def run_all(app, **given):
+    return list(start(app, **given))
 
 
 def run(app, **given):
@@ -39,14 +53,23 @@ def session_of(app, updates):
     return updates[-1][app.page.session]
 
 
+def finding_of(session, scene=0, label=None):
+    return session.scenes[scene].finding(label)
+
+
+def choices(label="cheetah", step=0, view="Overlay", threshold=0.5, support=0, query=None):
+    """What is looked at, in the order in which handlers take it behind the session."""
+    return query, label, step, view, threshold, support
+
+
 def test_a_run_shows_the_coarse_mask_first_and_then_every_step(app):
     updates = run(app, steps=3)
     assert len(updates) == 4
-    assert [u[app.page.step].value for u in updates] == [0, 1, 2, 3]
+    assert [u[app.page.choices.step].value for u in updates] == [0, 1, 2, 3]
     assert updates[0][app.page.query_view].label == "Query, coarse"
     session = session_of(app, updates)
-    assert [step.index for step in session.findings[0].steps] == [0, 1, 2, 3]
-    assert [len(u[app.page.session].findings[0].steps) for u in updates] == [1, 2, 3, 4]
+    assert [step.index for step in finding_of(session).steps] == [0, 1, 2, 3]
+    assert [len(finding_of(u[app.page.session]).steps) for u in updates] == [1, 2, 3, 4]
 
 
 def test_zero_shot_hides_the_support(app):
@@ -57,9 +80,9 @@ def test_zero_shot_hides_the_support(app):
 
 def test_several_supports_can_be_chosen(app):
     updates = run(app, query=LION, supports=(RUNNING, PORTRAIT), label="big cat")
-    assert updates[-1][app.page.which_support].visible is True
+    assert updates[-1][app.page.choices.support].visible is True
     session = session_of(app, updates)
-    notes = [app.redraw(session, "big cat", 2, "Overlay", 0.5, k)[app.page.support_note] for k in (0, 1)]
+    notes = [app.redraw(session, *choices("big cat", 2, support=k))[app.page.support_note] for k in (0, 1)]
     assert RUNNING.name in notes[0]
     assert PORTRAIT.name in notes[1]
 
@@ -67,9 +90,12 @@ def test_several_supports_can_be_chosen(app):
 def test_labels_are_separated_by_commas(app):
     updates = run(app, label=" cheetah, sky ,, cheetah", steps=1)
     session = session_of(app, updates)
-    assert [finding.label for finding in session.findings] == ["cheetah", "sky"]
-    assert updates[-1][app.page.which_label].visible is True
-    assert "sky" in app.redraw(session, "sky", 1, "Overlay", 0.5, 0)[app.page.status]
+    assert [finding.label for finding in session.scenes[0].findings] == ["cheetah", "sky"]
+    assert updates[-1][app.page.choices.label].visible is True
+    shown = app.redraw(session, *choices("sky", 1))
+    assert "sky" in shown[app.page.status]
+    assert shown[app.page.labels_panel].visible is True
+    assert shown[app.page.all_labels].dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -95,7 +121,7 @@ def test_bad_input_is_told_in_words(app, given, said):
 
 
 def test_the_unexpected_is_told_in_short_and_logged(app, caplog):
-    broken = handlers.Handlers(app.page, SimpleNamespace(preset="lite", get=lambda *_: 1 / 0))
+    broken = handlers.Handlers(app.page, SimpleNamespace(get=lambda *_: 1 / 0))
     said = run_all(broken)[-1][app.page.status]
     assert "unexpected" in said
     assert "division" not in said
@@ -105,71 +131,187 @@ def test_the_unexpected_is_told_in_short_and_logged(app, caplog):
 def test_looking_around_computes_nothing(app, monkeypatch):
     session = session_of(app, run(app))
     monkeypatch.setattr(app, "models", None)
-    shown = app.look(session, "cheetah", 0, "Overlay", 0.5, 0)
+    shown = app.look(session, *choices())
     assert shown[app.page.query_view].label == "Query, coarse"
-    for view in ("Overlay", "Heat map", "Outline", "Cut-out"):
-        assert app.redraw(session, "cheetah", 1, view, 0.5, 0)[app.page.strip].value.count("data-step") == 3
-    clicked = app.pick_step(session, "cheetah", 0, "Overlay", 0.5, 0, gr.EventData(None, {"step": 2}))
-    assert clicked[app.page.step].value == 2
+    monkeypatch.setattr(handlers.bundle, "command", lambda *_: "")
+    monkeypatch.setattr(app, "models", SimpleNamespace(get=lambda *_: None))
+    for view in VIEWS:
+        assert app.redraw(session, *choices(step=1, view=view))[app.page.strip].value.count("data-step") == 3
+    clicked = app.pick_step(session, *choices(), gr.EventData(None, {"step": 2}))
+    assert clicked[app.page.choices.step].value == 2
 
 
 def test_a_higher_threshold_never_covers_more(app):
-    session = session_of(app, run(app))
-    finding = session.findings[0]
-    shares = [rendering.inside(session, finding, 0, 0, threshold).mean() for threshold in (0.1, 0.5, 0.9)]
+    scene = session_of(app, run(app)).scenes[0]
+    shares = [scene.inside(scene.findings[0], 0, 0, threshold).mean() for threshold in (0.1, 0.5, 0.9)]
     assert shares == sorted(shares, reverse=True)
 
 
 def test_nothing_found_is_said(app):
-    session = session_of(app, run(app))
-    finding = session.findings[0]
+    scene = session_of(app, run(app)).scenes[0]
+    finding = scene.findings[0]
     assert finding.verdict(0.0)[-1] == "Nothing was found for “cheetah” in the query picture."
     finding = replace(finding, confidence=0.1)
     assert "probably not" in finding.verdict(0.3)[-1]
-    assert "probably not" in rendering.status(session, finding, 0.01)
+    assert "probably not" in rendering.status(scene, finding, 0.01)
 
 
 def test_labels_and_names_are_escaped(app):
-    session = session_of(app, run(app, steps=0))
-    finding = session.findings[0]
-    finding = replace(finding, label="<b>x", warnings=["<i>y"])
-    session = replace(session, names=("<u>z.jpg", *session.names[1:]))
-    page = rendering.status(session, finding, 0.5) + rendering.note(session, finding, 0, 0, 0.5)
+    scene = session_of(app, run(app, steps=0)).scenes[0]
+    finding = replace(scene.findings[0], label="<b>x", warnings=["<i>y"])
+    scene = replace(scene, paths=(Path("<u>z.jpg"), *scene.paths[1:]))
+    page = rendering.status(scene, finding, 0.5) + rendering.note(scene, finding, 0, 0, 0.5)
     assert not re.search("<b>x|<i>y|<u>z", page)
 
 
 def test_two_visitors_do_not_share_anything(app):
-    one, two = (
-        app.run(str(PORTRAIT), None, "cheetah", 2, "Overlay", 0.5),
-        app.run(str(LION), None, "lion", 2, "Overlay", 0.5),
-    )
+    one, two = start(app, supports=()), start(app, query=LION, supports=(), label="lion")
     turns = [(next(one), next(two)) for _ in range(4)]
     first, second = (turn[app.page.session] for turn in turns[-1])
     assert first is not second
-    assert (first.names, second.names) == ((PORTRAIT.name,), (LION.name,))
-    assert first.findings[0].label == "cheetah"
-    assert second.findings[0].label == "lion"
+    assert (first.scenes[0].name, second.scenes[0].name) == (PORTRAIT.name, LION.name)
+    assert finding_of(first).label == "cheetah"
+    assert finding_of(second).label == "lion"
 
 
 def test_a_stopped_run_can_be_looked_at(app):
-    going = app.run(str(PORTRAIT), None, "cheetah", 5, "Overlay", 0.5)
+    going = start(app, supports=(), steps=5)
     session = [next(going) for _ in range(3)][-1][app.page.session]
     going.close()
-    ended = app.end(session, "cheetah", "Overlay", 0.5)
-    assert ended[app.page.step].maximum == 1
+    ended = app.end(session, None, "cheetah", "Overlay", 0.5)
+    assert ended[app.page.choices.step].maximum == 1
     assert ended[app.page.run].interactive is True
-    assert app.look(session, "cheetah", 5, "Overlay", 0.5, None)[app.page.query_view].label == "Query, step 1"
+    assert app.look(session, *choices(step=5, support=None))[app.page.query_view].label == "Query, step 1"
 
 
 def test_a_run_stopped_before_its_first_mask_leaves_the_page_as_it_was(app):
-    assert set(app.end(None, None, "Overlay", 0.5)) == {app.page.run, app.page.stop, app.page.status}
+    assert set(app.end(None, None, None, "Overlay", 0.5)) == {app.page.run, app.page.stop, app.page.status}
+
+
+def test_several_queries_each_have_their_scene(app):
+    updates = run(app, query=(PORTRAIT, LION), label="big cat", steps=1)
+    session = session_of(app, updates)
+    assert session.names() == [f"1. {PORTRAIT.name}", f"2. {LION.name}"]
+    assert "(2 of 2)" in updates[-1][app.page.status]
+    assert updates[-1][app.page.choices.query].visible is True
+    for query, path in zip(session.names(), (PORTRAIT, LION), strict=True):
+        assert path.name in app.redraw(session, *choices("big cat", query=query))[app.page.query_note]
+
+
+def test_one_more_step_goes_on(app, segmenter):
+    session = session_of(app, run_all(app))
+    (update,) = app.one_more(session, *choices(step=2))
+    expected = segmenter.segment(PORTRAIT, [RUNNING], "cheetah", steps=3).steps[-1]
+    found = finding_of(update[app.page.session])
+    assert [s.index for s in found.steps] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(found.steps[-1].query_soft, expected.query_soft)
+    assert len(finding_of(session).steps) == 3  # what another window looks at stays as it was
+
+
+def painted(app, colour, size=(64, 64)):
+    layer = np.zeros((*size, 4), np.uint8)
+    layer[:20, :20] = [*(int(colour[i : i + 2], 16) for i in (1, 3, 5)), 255]
+    return {"background": None, "layers": [layer], "composite": layer}
+
+
+@pytest.mark.parametrize(("colour", "value"), [(IS, 1), (IS_NOT, 0)])
+@pytest.mark.parametrize("what", ["Query", "Support"])
+def test_what_is_painted_enters_the_loop(app, colour, value, what):
+    session = session_of(app, run_all(app))
+    background, corrected = app.begin_correction(session, *choices(step=1), what)
+    assert background["background"].dtype == np.uint8
+    updates = list(app.refine(session, *choices(step=1), corrected, painted(app, colour), 3))
+    finding = finding_of(session_of(app, updates))
+    assert [s.index for s in finding.steps] == [0, 1, 2, 3]
+    for step in finding.steps[1:]:
+        soft = step.query_soft[0] if what == "Query" else step.support_soft[0]
+        assert (soft[:24, :24] == value).all()
+    assert updates[-1][app.page.editor]["layers"] == []
+
+
+def test_an_empty_painting_is_told(app):
+    session = session_of(app, run_all(app))
+    for corrected, editor in ((None, painted(app, IS)), ((None, "cheetah", 1, 0), None)):
+        update = list(app.refine(session, *choices(), corrected, editor, 3))[-1]
+        assert "Nothing is painted yet" in update[app.page.status]
+
+
+def test_supports_can_be_switched_off(app, segmenter):
+    session = session_of(app, run_all(app, query=LION, supports=(RUNNING, PORTRAIT), label="big cat"))
+    update = app.count(session, *choices("big cat", 2), [1])
+    scene = update[app.page.session].scenes[0]
+    alone = segmenter.segment(LION, [PORTRAIT], "big cat", steps=2).steps[-1]
+    np.testing.assert_allclose(
+        scene.soft(scene.findings[0], 2, 0), alone.query_at(scene.pictures[0].shape[:2]), atol=1e-4
+    )
+    both = app.count(session, *choices("big cat", 2), [])[app.page.session].scenes[0]
+    assert both.used == (True, True)
+    assert len(update[app.page.used].value) == 1
+    assert len(update[app.page.used].choices) == 2
+
+
+def test_a_true_mask_measures_every_step(app):
+    session = session_of(app, run_all(app))
+    scene = session.scenes[0]
+    truth = scene.inside(scene.findings[0], 2, 0, 0.5).astype(np.uint8) * 255
+    update = app.take_truth(session, *choices(step=2), truth)
+    assert "true IoU 1.00" in update[app.page.query_note]
+    rows = update[app.page.plot]
+    assert set(rows["what"]) == {"covered", "IoU with step before", "IoU with true mask"}
+    assert rows[rows["what"] == "IoU with true mask"]["share"].iloc[-1] == 1
+    forgotten = app.take_truth(update[app.page.session], *choices(step=2), None)
+    assert "true IoU" not in forgotten[app.page.query_note]
+
+
+def test_two_steps_side_by_side(app):
+    session = session_of(app, run_all(app))
+    left, right = app.compare(session, *choices(), 0, 2)
+    assert left.shape == right.shape
+    assert not np.array_equal(left, right)
+
+
+@pytest.mark.parametrize("wish", [*FORMATS, EVERYTHING])
+def test_every_format_can_be_taken_away(app, wish):
+    session = session_of(app, run_all(app, label="cheetah, sky" if wish == EVERYTHING else "cheetah", steps=1))
+    path = Path(app.download(session, *choices(step=1), wish))
+    assert path.stat().st_size > 100
+    if path.suffix == ".zip":
+        assert zipfile.ZipFile(path).testzip() is None
+    elif path.suffix == ".json":
+        assert json.loads(path.read_text())["annotations"][0]["bbox"]
+    elif path.suffix == ".npz":
+        assert np.load(path)["query_step1"].dtype == np.float32
+    elif path.suffix in (".png", ".gif", ".webp"):
+        assert getattr(Image.open(path), "n_frames", 1) == (2 if path.suffix in (".gif", ".webp") else 1)
+    else:
+        assert path.read_bytes()[:5] in (b"%PDF-", b"<?xml")
+
+
+def test_the_command_repeats_the_run(app):
+    session = session_of(app, run_all(app, edges="guided", distractors="grass"))
+    words = shlex.split(app.redraw(session, *choices(step=2))[app.page.command])
+    args = cli.parser().parse_args(words[3:])
+    assert (args.label, args.steps, args.edges, args.distractors) == (["cheetah"], 2, "guided", ["grass"])
+
+
+def test_a_link_restores_label_and_settings(app):
+    given = ["a & b, c", 5, "lite", "lite", "grass", "ensemble", "guided", "every"]
+    query = app.link(*given).value
+    restored = app.restore(SimpleNamespace(query_params=dict(parse_qsl(query[1:]))))
+    assert restored[:2] == given[:2]
+    assert restored[3:] == given[3:]
+    assert "preset" not in query  # it is the usual one
+    wild = {"steps": "99", "preset": "huge", "edges": "<script>", "label": "x" * 5000}
+    label, *others = app.restore(SimpleNamespace(query_params=wild))
+    assert len(label) <= 800
+    assert all(isinstance(o, dict) and o.get("__type__") == "update" for o in others)
 
 
 def test_download_is_the_mask_at_the_pictures_own_size(app, tmp_path, segmenter):
     large = tmp_path / "large.png"
     Image.open(PORTRAIT).resize((1500, 1100)).save(large)
     session = session_of(app, run(app, query=large))
-    path = app.download(session, "cheetah", 2, "Overlay", 0.5, 0)
+    path = app.download(session, *choices(step=2), "Mask (PNG)")
     mask = cv2.imread(path, cv2.IMREAD_UNCHANGED)
     assert Path(path).name == "cheetah-step2.png"
     assert set(np.unique(mask)) <= {0, 255}
@@ -181,7 +323,7 @@ def test_choices_reach_the_run(app, segmenter):
     session = session_of(app, run(app, distractors="grass, sky", prompts="ensemble", edges="guided"))
     given = {"distractors": ["grass", "sky"], "prompts": "ensemble", "edges": "guided"}
     expected = segmenter.segment(PORTRAIT, [RUNNING], "cheetah", steps=2, **given)
-    for step, wanted in zip(session.findings[0].steps, expected.steps, strict=True):
+    for step, wanted in zip(finding_of(session).steps, expected.steps, strict=True):
         np.testing.assert_array_equal(step.query_soft, wanted.query_soft)
 
 
@@ -212,4 +354,5 @@ def test_file_names_are_in_order():
 
 def test_only_the_endpoint_is_public(segmenter):
     config = build_app(segmenter).get_config_file()
-    assert [d["api_name"] for d in config["dependencies"] if d["api_visibility"] == "public"] == ["segment"]
+    public = [d["api_name"] for d in config["dependencies"] if d["api_visibility"] == "public"]
+    assert public == ["segment", "segment_steps"]

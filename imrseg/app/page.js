@@ -1,0 +1,28 @@
+() => {
+  // The stepper by keyboard: arrow keys go to the step before or after, unless a control uses them itself.
+  const slider = () => document.querySelector("#step input[type=range]");
+  const go = (to) => {
+    const range = slider();
+    if (!range || range.disabled || to < Number(range.min) || to > Number(range.max)) return false;
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(range, to);
+    range.dispatchEvent(new Event("input", { bubbles: true }));
+    range.dispatchEvent(new Event("change", { bubbles: true }));
+    return true;
+  };
+  document.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || event.ctrlKey || event.metaKey || event.altKey || !slider() || !slider().offsetParent) return;
+    if (event.target.closest("input, textarea, select, [role=listbox], [contenteditable], .cm-editor, canvas")) return;
+    if (go(Number(slider().value) + by)) event.preventDefault();
+  });
+
+  // Play: from the coarse mask to the last step, one after the other.
+  let playing = null;
+  const stop = () => { clearInterval(playing); playing = null; };
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("#play")) return;
+    if (playing) return stop();
+    go(0);
+    playing = setInterval(() => { if (!go(Number(slider()?.value) + 1)) stop(); }, 900);
+  });
+}
