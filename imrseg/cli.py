@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     add_model(c)
     add_stages(c)
     c.add_argument("--out", type=Path, required=True, metavar="DIR")
+    c.add_argument("--zip", type=Path, metavar="FILE.zip", help="every export format too: cut-outs, figures, COCO, ...")
 
     c = command(commands, "evaluate", evaluate, "mean IoU per step on a data set")
     add_data(c)
@@ -165,7 +165,7 @@ def add_data(c: argparse.ArgumentParser) -> None:
 def segment(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from imrseg import export
+    from imrseg import bundle, export
     from imrseg.images import open_picture
     from imrseg.run import check_label
 
@@ -176,9 +176,13 @@ def segment(args: argparse.Namespace) -> None:
         open_picture(query)
     segmenter = load_segmenter(args)
 
+    founds: list[bundle.Found] = []
+
     def one(query: Path, label: str, out: Path) -> dict[str, Any]:
         picture = open_picture(query)
         result = segmenter.segment(picture, supports, label, args.steps, args.threshold, **options_of(args))
+        if args.zip:
+            founds.append(bundle.Found.of(result, query, args.support))
         return export.write_result(result, out, query=picture, supports=supports, segmenter=segmenter)
 
     jobs = [(query, label) for query in queries for label in labels]
@@ -188,9 +192,11 @@ def segment(args: argparse.Namespace) -> None:
         records = {}
         with export.staged(args.out) as folder:
             for query, label in tqdm(jobs, desc="segment", unit="result"):
-                name = unused(f"{query.stem}_{label}", records)
+                name = bundle.safe_name(f"{query.stem}_{label}", records)
                 records[name] = one(query, label, folder / name)
             export.write_json(folder / "manifest.json", manifest(records, segmenter))
+    if args.zip:
+        bundle.write_zip(args.zip, founds, segmenter)
     for name, record in records.items():
         covered = record["steps"][-1]["covered"]
         print(f"{args.out / name}: “{record['label']}” covers {covered:.1%} of {record['query']}")
@@ -206,14 +212,6 @@ def pictures_in(given: Path) -> list[Path]:
     if not found:
         raise InputError(f"The folder “{given}” holds no pictures. Accepted: {', '.join(sorted(SUFFIXES))}.")
     return found
-
-
-def unused(wish: str, taken: Any) -> str:
-    """A folder's name made from ``wish``, other than those in ``taken``."""
-    plain = re.sub(r"[^\w.-]+", "-", wish).strip("-.")[:100]
-    lower = {name.lower() for name in taken}  # some file systems do not tell case apart
-    names = [plain, *(f"{plain}-{i}" for i in range(2, len(lower) + 3))]
-    return next(name for name in names if name.lower() not in lower)
 
 
 def manifest(records: dict[str, dict[str, Any]], segmenter: Any) -> dict[str, Any]:

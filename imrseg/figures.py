@@ -123,7 +123,7 @@ def animation(
     for index, step in enumerate(steps, 1):
         frame = Image.new("RGB", size, "white")
         draw = ImageDraw.Draw(frame)
-        stage = f"{name(step)}" if step.index == 0 else f"{name(step)} of {len(steps) - 1}"
+        stage = name(step) if step.index == 0 else f"{name(step)} of {len(steps) - 1}"
         room = width - 3 * gap - large.getlength(stage)
         draw.text((width - gap, gap), stage, (70, 78, 92), large, anchor="ra")
         draw.text((gap, gap), shortened(f"“{plain(label)}”", large, room), (20, 24, 32), large)
@@ -221,8 +221,8 @@ def shortened(words: str, letters: ImageFont.FreeTypeFont, room: float) -> str:
 def _indexed(frames: Sequence[Image.Image]) -> list[Image.Image]:
     """The frames in 256 colours that all share, so that nothing flickers."""
     small = [np.asarray(frame.reduce(3)) for frame in frames]
-    palette = Image.fromarray(np.concatenate(small)).quantize(256)
-    return [frame.quantize(palette=palette) for frame in frames]
+    colours = Image.fromarray(np.concatenate(small)).quantize(256)
+    return [frame.quantize(palette=colours) for frame in frames]
 
 
 def _cells(

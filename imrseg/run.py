@@ -257,6 +257,11 @@ class Run:
         self._history.append((index, dict(marks)))
         return self.steps[index]
 
+    @property
+    def corrected(self) -> bool:
+        """Whether marks of the user's took part."""
+        return bool(self._marks)
+
     def release(self) -> None:
         """Let go of what the next step would need, many megabytes; it is computed anew if the run goes on."""
         self._states = []

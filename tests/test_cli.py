@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 import imrseg
-from imrseg import cli, weights
+from imrseg import ClipSettings, cli, weights
 from imrseg.segmenter import Segmenter
 
 ROOT = Path(__file__).parents[1]
@@ -91,12 +92,37 @@ def test_two_queries_and_two_labels(main, files, tmp_path):
     assert manifest["weights"] == record["weights"]
 
 
-def test_folder_names_do_not_clash():
-    assert cli.unused("a/b c_../x", {}) == "a-b-c_..-x"
-    assert cli.unused("cat", {"Cat"}) == "cat-2"
-    assert cli.unused("cat", {"cat", "cat-2"}) == "cat-3"
-    assert cli.unused("猫", {}) == "猫"
-    assert len(cli.unused("x" * 300, {})) == 100
+def test_every_format_in_one_zip(main, files, tmp_path):
+    status, _, _ = main("segment", "--query", files["query"], "--support", files["support"], "--label", "cat",
+                        "--steps", 1, "--out", tmp_path / "out", "--zip", tmp_path / "all.zip")  # fmt: skip
+    assert status == 0
+    inside = zipfile.ZipFile(tmp_path / "all.zip").namelist()
+    assert {"tom/cat/mask.png", "tom/cat/figure.pdf", "coco_rle.json", "settings.json", "README.txt"} <= set(inside)
+
+
+def test_options_of_the_run_and_of_clip_reach_the_segmenter(segmenter, monkeypatch, files, tmp_path):
+    given = []
+    monkeypatch.setattr(Segmenter, "from_preset", lambda *args: given.append(args) or segmenter)
+    words = "--coarse clip:RN101 --clip-side 448 --clip-method similarity --not grass --not sky --prompts ensemble"
+    words += " --edges grabcut --edges-on every --steps 1 --preset lite --device cpu"
+    where = ["--query", str(files["query"]), "--label", "cat", "--out", str(tmp_path / "out")]
+    assert cli.main(["segment", *where, *words.split()]) == 0
+    assert given == [("lite", "cpu", None, "clip:RN101", ClipSettings(side=448, method="similarity"))]
+    record = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
+    expected = {"distractors": ["grass", "sky"], "prompts": "ensemble", "edges": "grabcut", "edges_on": "every"}
+    assert {key: record[key] for key in expected} == expected
+
+
+def test_authors_preprocessing(segmenter, monkeypatch, tmp_path, save, cat, cup):
+    given = []
+    monkeypatch.setattr(Segmenter, "from_preset", lambda *args: given.append(args) or segmenter)
+    for name, pixels in (("cat/images/1.png", cat), ("cat/images/2.png", cup)):
+        save(pixels, f"data/{name}")
+        save((pixels.mean(-1) > 99).astype(np.uint8), f"data/{name.replace('images', 'masks')}")
+    words = ["--benchmark", "folder", "--data", str(tmp_path / "data"), "--json", str(tmp_path / "r.json")]
+    options = ["--episodes", "1", "--coarse", "clip", "--authors-preprocessing"]
+    assert cli.main(["evaluate", *words, *options]) == 0
+    assert given[0][-1] == ClipSettings(centre=True, vocabulary=("cat",))
 
 
 @pytest.mark.parametrize(

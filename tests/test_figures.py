@@ -143,6 +143,16 @@ def test_the_animations_masks(cat):
         assert np.abs(seen - overlay(query, step.query_at((high, width)) >= 0.5).astype(float)).mean() < 12
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (300, 2, 3), (2, 300, 3)])
+def test_one_step_of_a_narrow_picture(shape):
+    picture = np.full(shape, 90, np.uint8)
+    made = steps(1, [shape[:2]])
+    for kind, content in figures.animation([picture], made, 0.5, "cat " * 30).items():
+        assert (opened(content).format, opened(content).n_frames) == (kind.upper(), 1)
+    assert opened(figures.figure([picture], made, 0.5, "cat", ["png"])["png"]).format == "PNG"
+    assert figures.labelled(picture, np.ones(shape[:2], np.uint8), ["cat"]).shape[1] == shape[1]
+
+
 def test_labelled(cat):
     index = np.zeros(cat.shape[:2], np.uint8)
     index[50:150, 50:200], index[100:250, 180:400] = 1, 2

@@ -82,8 +82,8 @@ def connect(app: gr.Blocks, page: Page, models: Models) -> None:
         control.input(handlers.redraw, choices, shown, **looking)
     page.used.input(handlers.count, [*choices, page.used], shown, **looking)
     page.truth.input(handlers.take_truth, [*choices, page.truth], shown, **looking)
-    for control in page.compare_steps:
-        control.input(handlers.compare, [*choices, *page.compare_steps], page.compare, **looking)
+    for side in page.compare_steps:
+        side.input(handlers.compare, [*choices, *page.compare_steps], page.compare, **looking)
     page.compare_panel.expand(handlers.compare, [*choices, *page.compare_steps], page.compare, **looking)
     page.begin.click(handlers.begin_correction, [*choices, page.correct_what], [page.editor, page.corrected], **looking)
 
@@ -481,7 +481,7 @@ class Handlers:
                     bundle.write_zip(path, founds, segmenter)
                 else:
                     ending, encode = FORMATS[wish]
-                    path = Path(folder) / f"{file_name(found.label)}-step{found.steps[-1].index}{ending}"
+                    path = Path(folder) / f"{bundle.safe_name(found.label, ())}-step{found.steps[-1].index}{ending}"
                     path.write_bytes(encode(found, segmenter))
                 return self.page.file.move_resource_to_block_cache(path) or ""
 
@@ -653,10 +653,6 @@ def rows_of(rows: list[dict[str, object]]) -> Any:
     import pandas
 
     return pandas.DataFrame(rows)
-
-
-def file_name(label: str) -> str:
-    return re.sub(r"[^\w-]+", "-", label).strip("-")[:60] or "mask"
 
 
 def in_order(path: Path) -> list[int | str]:

@@ -120,10 +120,18 @@ class Scene:
 
     def found(self, finding: Finding, step: int, threshold: float) -> Found:
         """For taking away: the steps up to ``step``, with the supports that count."""
-        steps = [finding.step(i, self.used) for i in range(min(step, len(finding.steps) - 1) + 1)]
+        on = [k for k in range(self.supports) if self.used[k] or not any(self.used)]
+        steps = []
+        for index in range(min(step, len(finding.steps) - 1) + 1):
+            shown = finding.step(index, self.used)
+            supports = tuple(shown.support_soft[k] for k in on), tuple(shown.support_sizes[k] for k in on)
+            steps.append(replace(shown, support_soft=supports[0], support_sizes=supports[1]))
+        warnings = finding.verdict(float(self.inside(finding, step, 0, threshold).mean()))
+        if finding.run is not None and finding.run.corrected:
+            warnings.append("Corrected by hand: the command repeats the run without the corrections.")
         return Found(
-            finding.label, steps, threshold, finding.warnings, finding.confidence, finding.options, self.paths[0],
-            self.paths[1:],
+            finding.label, steps, threshold, warnings, finding.confidence, finding.options, self.paths[0],
+            [self.paths[1 + k] for k in on],
         )  # fmt: skip
 
     def remembered(self, key: Hashable, make: Callable[[], str]) -> str:

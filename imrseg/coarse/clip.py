@@ -29,6 +29,7 @@ from imrseg.hub import ANSWER, cache
 TEMPERATURE = 100.0  # of the softmax over prompts, fixed as in the released code
 SIGMA = 1e-4  # supplement equation 1
 CONTRASTS = ("softmax", "cosine")
+SATURATED = 1e-6  # a probability that is nearer than this to 0 or 1 is explained by its odds
 REMEMBERED = 4096  # texts whose features are kept, some 16 MB
 TOGETHER = 64  # texts encoded at a time
 
@@ -70,11 +71,32 @@ class ClipCam(nn.Module):
         self._length = int(text.context_length)
         self._tokenize = tokenizer or partial(open_clip.tokenize, context_length=self._length)
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
+        self._lists: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
+        sequence_first(model)
 
     # ---- words
 
+    def prompt_features(self, prompts: Sequence[str]) -> Tensor:
+        """Unit text features (P, D) to the last bit as OpenAI's code makes them, remembered by the whole list.
+
+        All prompts go through all tokens together, which is several times slower than ``text_features``.
+        The two differ by rounding alone, which a float32 Grad-CAM can magnify (``explain``).
+        """
+        key = tuple(prompts)
+        device = next(self.model.parameters()).device
+        if key not in self._lists:
+            text: Any = self.model
+            with torch.inference_mode(False), torch.no_grad():
+                tokens = self._tokenize(list(key)).to(device)
+                self._lists[key] = F.normalize(text.encode_text(tokens), dim=-1)
+        features = self._lists[key].to(device)
+        self._lists.move_to_end(key)
+        while sum(map(len, self._lists)) > REMEMBERED:
+            self._lists.popitem(last=False)
+        return features
+
     def text_features(self, prompts: Sequence[str]) -> Tensor:
-        """Unit text features (P, D), each remembered by its prompt."""
+        """Unit text features (P, D), each remembered by its prompt; the padding is left out."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
         missing.sort(key=len)  # texts of like length together have little padding
         for start in range(0, len(missing), TOGETHER):
@@ -151,9 +173,13 @@ class ClipCam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Grad-CAM of one text per picture (section 4.1).
 
-        With contrast, what is explained is the odds of the target's softmax probability among the
-        texts, as a logarithm: its gradient is the probability's but for a factor, which the scaling
-        takes off, and does not vanish where the probability rounds to 0 or 1.
+        With contrast, what is explained is the target's softmax probability among the texts. Where that
+        rounds to 0 or 1 its gradient vanishes, and the logarithm of its odds is explained: its gradient
+        is the probability's but for a factor, which the scaling takes off.
+
+        In float32, rounding shows where the attention behind the layer is extreme. To give what OpenAI's
+        code and autograd give even then, scores are computed in their order: logits at the temperature,
+        one picture at a time (so that a batch equals single pictures), and their softmax.
 
         Args:
             features: of B pictures, from ``features``.
@@ -176,16 +202,18 @@ class ClipCam(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             index = chosen(targets, len(features), len(text)).to(text.device).unsqueeze(1)
             explained = features.detach().clone().requires_grad_()
-            cosines = self.tower.pool(explained) @ text.detach().clone().T
-            score = cosines.gather(1, index).squeeze(1)
+            words, units = text.detach().clone().T, TEMPERATURE * self.tower.pool(explained)
+            logits = torch.cat([unit @ words for unit in units.split(1)])
+            score = logits.gather(1, index).squeeze(1)
             against = contrast == "softmax" and len(text) > 1
             if against:
-                others = (TEMPERATURE * cosines).scatter(1, index, -torch.inf)
-                score = TEMPERATURE * score - others.logsumexp(1)
+                p = logits.softmax(1).gather(1, index).squeeze(1)
+                odds = score - logits.scatter(1, index, -torch.inf).logsumexp(1)
+                score = torch.where((p > SATURATED) & (p < 1 - SATURATED), p, odds)
             (gradient,) = torch.autograd.grad(score.sum(), explained)
         with torch.no_grad():
             maps = scale(self.tower.weigh(explained, gradient).relu())
-            return maps, score.sigmoid() if against else score.detach()
+            return maps, p.detach() if against else score.detach() / TEMPERATURE
 
     def similar(self, features: Tensor, text: Tensor, targets: Sequence[int] | Tensor) -> Tensor:
         """Cosine similarity of each position with one text per picture (supplement 1.1).
@@ -203,12 +231,28 @@ class ClipCam(nn.Module):
     ) -> Tensor:
         """Grad-CAM (B, h, w) of CLIP-normalised pictures (B, 3, H, W) and whole prompts; see ``explain``."""
         chosen(targets, len(images), len(prompts))
-        return self.explain(self.features(images), self.text_features(prompts), targets, contrast)[0]
+        return self.explain(self.features(images), self.prompt_features(prompts), targets, contrast)[0]
 
     def similarity(self, images: Tensor, prompts: Sequence[str], targets: Sequence[int] | Tensor) -> Tensor:
         """Similarity (B, h, w) of each position of pictures (B, 3, H, W) with whole prompts; see ``similar``."""
         chosen(targets, len(images), len(prompts))
-        return self.similar(self.features(images), self.text_features(prompts), targets)
+        return self.similar(self.features(images), self.prompt_features(prompts), targets)
+
+
+def sequence_first(model: nn.Module) -> None:
+    """Let an open_clip model's text transformer compute in OpenAI's order of axes, (token, text, channel).
+
+    What goes in and comes out stays as it is, to the last bits.
+    """
+    from open_clip.transformer import ResidualAttentionBlock, Transformer
+
+    transformer = getattr(model, "transformer", None)
+    if isinstance(transformer, Transformer) and all(
+        isinstance(block, ResidualAttentionBlock) for block in transformer.resblocks
+    ):
+        transformer.batch_first = False
+        for block in transformer.resblocks:
+            block.attn.batch_first = False
 
 
 def chosen(targets: Sequence[int] | Tensor, pictures: int, texts: int) -> Tensor:

@@ -25,17 +25,20 @@ class RawCorrelation:
 
     Attributes:
         product: relu(f_own . f_other), (2B, N, L, N), own positions first, queries before supports.
+        thinned: the same for every ``stride``-th of the other's rows and columns, (2B, N, L, N').
         norm: lengths |f| of each position's features, (2B, L, N).
         size: (height, width) with N = height * width.
     """
 
     product: Tensor
+    thinned: Tensor
     norm: Tensor
     size: tuple[int, int]
+    stride: int
 
     @classmethod
     @torch.no_grad()
-    def of(cls, layers: list[Tensor]) -> RawCorrelation:
+    def of(cls, layers: list[Tensor], stride: int) -> RawCorrelation:
         """From layers of features (2B, C, h, w), queries before supports; the backbone is frozen."""
         f = [layer.flatten(2) for layer in layers]
         pairs, positions = len(f[0]) // 2, f[0].shape[2]
@@ -44,9 +47,10 @@ class RawCorrelation:
             for k, layer in enumerate(f):
                 product = multiply(layer[i], layer[i + pairs])
                 torch.clamp_min(product, 0, out=out[i, :, k])
-                torch.clamp_min(product.t().contiguous(), 0, out=out[i + pairs, :, k])
+                torch.clamp_min(product.t(), 0, out=out[i + pairs, :, k])
         norm = torch.stack([layer.norm(dim=1) for layer in f], 1)
-        return cls(out, norm, (layers[0].shape[-2], layers[0].shape[-1]))
+        size = (layers[0].shape[-2], layers[0].shape[-1])
+        return cls(out, thin(out, size, stride), norm, size, stride)
 
     def gain(self, mask: Tensor | None = None) -> Tensor:
         """What masking features by ``mask`` (2B, 1, h, w) and normalising them does: (2B, L, N); None: no mask."""
@@ -57,7 +61,10 @@ class RawCorrelation:
 
     def scaled(self, own: Tensor, other: Tensor) -> list[Volume]:
         """Each picture's correlations with its partner, for gains (2B, L, N) of pictures as the own or the other one."""
-        return [Volume(*picture, self.size) for picture in zip(self.product, own, swap(other), strict=True)]
+        other = swap(other)
+        thinned = thin(other, self.size, self.stride)
+        pictures = zip(self.product, self.thinned, own, other, thinned, strict=True)
+        return [Volume(*picture, self.size, self.stride) for picture in pictures]
 
 
 @dataclass(frozen=True)
@@ -65,30 +72,37 @@ class Volume:
     """Correlations of one picture's positions with the other's: products times gains, made where they are used.
 
     Attributes:
-        product: (N, L, N), own positions first.
-        own, other: gains (L, N) of either picture's positions.
+        product, thinned: (N, L, N) and (N, L, N'), own positions first.
+        own, other: gains (L, N) of either picture's positions; thinned_other: (L, N').
         size: (height, width) with N = height * width.
+        stride: every ``stride``-th row and column of the other's positions is in ``thinned``.
     """
 
     product: Tensor
+    thinned: Tensor
     own: Tensor
     other: Tensor
+    thinned_other: Tensor
     size: tuple[int, int]
+    stride: int
 
     def parts(self) -> Iterator[Tensor]:
         """The volume as (N, L, h, w), some of the own positions at a time."""
-        count = len(self.product) if self.product.is_cuda else max(1, PART // self.product[0].numel())
+        whole = self.product.is_cuda or torch.is_grad_enabled()
+        count = len(self.product) if whole else max(1, PART // self.product[0].numel())
         for product, own in zip(self.product.split(count), self.own.t().split(count), strict=True):
             yield (product * own.unsqueeze(2)).mul_(self.other).view(*own.shape, *self.size)
 
-    def kept(self, stride: int) -> Tensor:
-        """The volume at every ``stride``-th of the other's positions, as (1, h, w, h', w', L)."""
+    def kept(self) -> Tensor:
+        """The volume at the kept of the other's positions, (1, h, w, h', w', L)."""
+        kept = (self.thinned * self.own.t().unsqueeze(2)).mul_(self.thinned_other)
+        rows = -(-self.size[0] // self.stride)
+        return kept.transpose(1, 2).reshape(1, *self.size, rows, -1, kept.shape[1])
 
-        def thinned(x: Tensor) -> Tensor:
-            return x.view(*x.shape[:-1], *self.size)[..., ::stride, ::stride]
 
-        kept = (thinned(self.product) * self.own.t()[..., None, None]).mul_(thinned(self.other))
-        return kept.permute(0, 2, 3, 1).unflatten(0, (1, *self.size)).contiguous()
+def thin(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Every ``stride``-th row and column of positions (..., height * width): (..., N')."""
+    return x.view(*x.shape[:-1], *size)[..., ::stride, ::stride].flatten(-2)
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:

@@ -102,7 +102,8 @@ class HSNetNeck(nn.Module):
             end -= depth
         finest = levels[-1][0].shape[-2:]
         guide = resize_aligned(self.guide(torch.stack(levels[1]).sum(0)), (finest[0], finest[1]))
-        return HSNetPair([RawCorrelation.of(level) for level in levels], guide)
+        strides = [squeeze[0].stride for squeeze in self.squeeze]
+        return HSNetPair([RawCorrelation.of(*level) for level in zip(levels, strides, strict=True)], guide)
 
     def volumes(self, pair: HSNetPair, masks: Tensor) -> tuple[list[list[Volume]], HSNetPair]:
         """Per level, each picture's correlations for ``masks`` (2B, 1, h, w)."""

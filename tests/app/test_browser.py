@@ -1,7 +1,11 @@
 """The page in a real browser, as a visitor meets it."""
 
+import base64
+import os
 import re
 import shutil
+import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,24 +34,34 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, server):
-    """Opens the page for one more visitor; afterwards nothing may have gone wrong or elsewhere."""
-    contexts, complaints = [], []
+def visit(browser, server, request):
+    """Opens the page for one more visitor; afterwards nothing may have gone wrong or elsewhere.
 
-    def open_page(**settings):
+    Where a test fails, what the browser did is kept as a trace (``playwright show-trace``) in $IMRSEG_TRACES.
+    """
+    contexts, complaints = [], []
+    traces, before = os.environ.get("IMRSEG_TRACES"), request.session.testsfailed
+
+    def open_page(address="", **settings):
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}} | settings)
         contexts.append(context)
+        if traces:
+            context.tracing.start(screenshots=True, snapshots=True)
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith((server, "data:", "blob:")) else complaints.append(r.url))
-        page.goto(server)
+        page.goto(server + address)
         expect(page.get_by_role("button", name="Run", exact=True)).to_be_visible()
         return page
 
     yield open_page
-    for context in contexts:
+    for number, context in enumerate(contexts):
+        if traces:
+            failed = request.session.testsfailed > before
+            path = Path(traces) / f"{request.node.name}-{number}.zip"
+            context.tracing.stop(**({"path": path} if failed else {}))
         context.close()
     assert complaints == []
 
@@ -59,7 +73,7 @@ def drop(page, where, *paths):
 
 def run(page, label=None):
     if label is not None:
-        page.get_by_label("Label", exact=True).fill(label)
+        page.locator("#label").get_by_role("textbox").fill(label)
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#status")).to_contain_text(re.compile(r"step[s]? in|coarse mask only"), timeout=30_000)
 
@@ -85,7 +99,7 @@ def covered(page, who="query"):
 
 def test_from_two_pictures_and_a_label_to_the_last_step(visit):
     page = visit()
-    drop(page, "#query", PORTRAIT)
+    drop(page, "#queries", PORTRAIT)
     drop(page, "#supports", RUNNING)
     run(page, "cheetah")
     expect(page.locator("#strip [data-step]")).to_have_count(4)
@@ -102,7 +116,7 @@ def test_from_two_pictures_and_a_label_to_the_last_step(visit):
     assert covered(page, "support") < 0.5
 
     with page.expect_download() as download:
-        page.get_by_role("button", name="Download mask (step 3)").click()
+        page.get_by_role("button", name="Download", exact=True).click()
     mask = cv2.imread(str(download.value.path()), cv2.IMREAD_UNCHANGED)
     assert mask.shape == cv2.imread(str(PORTRAIT)).shape[:2]
     assert (mask > 0).mean() == pytest.approx(covered(page), abs=0.02)
@@ -113,12 +127,12 @@ def test_views_threshold_and_filmstrip_change_what_is_shown(visit):
     page.locator("#examples [data-example]").first.click()
     expect(page.locator("#strip [data-step]")).to_have_count(4, timeout=30_000)
     expect(page.locator("#status")).to_contain_text("3 steps in")
-    page.locator("#strip [data-step='0']").click()
-    expect(page.locator("#query-view")).to_contain_text("Query, coarse")
-    expect(page.locator("#step input[type=range]")).to_have_value("0")
+    page.locator("#strip [data-step='1']").click()
+    expect(page.locator("#query-view")).to_contain_text("Query, step 1")
+    expect(page.locator("#step input[type=range]")).to_have_value("1")
     picture = page.locator("#query-view img")
     seen = {picture.get_attribute("src")}
-    for view in ("Heat map", "Outline", "Cut-out"):
+    for view in ("Heat map", "Outline", "Cut-out", "Difference"):
         page.get_by_label(view).check()
         expect(picture).not_to_have_attribute("src", re.compile("|".join(map(re.escape, seen))))
         seen.add(picture.get_attribute("src"))
@@ -143,10 +157,10 @@ def test_an_example_without_supports_and_one_with_two(visit):
 
 def test_two_visitors_see_their_own_pictures(visit):
     one, two = visit(), visit()
-    drop(one, "#query", PORTRAIT)
-    drop(two, "#query", LION)
+    drop(one, "#queries", PORTRAIT)
+    drop(two, "#queries", LION)
     for page, label in ((one, "cheetah"), (two, "lion")):
-        page.get_by_label("Label", exact=True).fill(label)
+        page.locator("#label").get_by_role("textbox").fill(label)
     for page in (one, two):
         page.get_by_role("button", name="Run", exact=True).click()
     for page, name, label in ((one, PORTRAIT.name, "cheetah"), (two, LION.name, "lion")):
@@ -162,18 +176,135 @@ def test_what_is_missing_or_broken_is_said_and_the_page_stays(visit, tmp_path):
     page.get_by_role("button", name="Run", exact=True).click()
     expect(said).to_contain_text("There is no query picture")
     expect(page.locator("#welcome")).to_be_visible()
-    drop(page, "#query", PORTRAIT)
+    drop(page, "#queries", PORTRAIT)
     page.get_by_role("button", name="Run", exact=True).click()
     expect(said).to_contain_text("The label is empty")
     run(page, "cheetah")
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
-    page.locator("#query").get_by_label("Remove Image").click()
-    page.locator("#query input[type=file]").set_input_files(str(broken))
-    expect(page.locator("#query img")).to_be_attached()
+    page.locator("#supports input[type=file]").set_input_files(str(broken))
+    expect(page.locator("#supports img").first).to_be_attached()
     page.get_by_role("button", name="Run", exact=True).click()
     expect(said).to_contain_text("“broken.jpg” is not a picture")
     expect(page.locator("#query-view")).to_contain_text("Query, step 3")
+
+
+def test_files_dropped_by_the_mouse(visit):
+    page = visit()
+    data = base64.b64encode(PORTRAIT.read_bytes()).decode()
+    transfer = page.evaluate_handle(
+        """data => {
+            const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0)), out = new DataTransfer();
+            out.items.add(new File([bytes], "dropped.jpg", { type: "image/jpeg" }));
+            return out;
+        }""",
+        data,
+    )
+    target = page.locator("#queries button").first
+    for event in ("dragenter", "dragover", "drop"):
+        target.dispatch_event(event, {"dataTransfer": transfer})
+    expect(page.locator("#queries img").first).to_be_visible()
+    run(page, "cheetah")
+    expect(page.locator("#query-view-note")).to_contain_text("dropped.jpg")
+
+
+def test_arrow_keys_and_play_go_through_the_steps(visit):
+    page = visit()
+    page.locator("#examples [data-example]").first.click()
+    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=60_000)
+    page.locator("#head").click()
+    for key, name in (("ArrowLeft", "step 2"), ("ArrowLeft", "step 1"), ("ArrowRight", "step 2")):
+        page.keyboard.press(key)
+        expect(page.locator("#query-view")).to_contain_text(f"Query, {name}")
+    page.get_by_role("button", name="Play").click()
+    for name in ("coarse", "step 1", "step 2", "step 3"):
+        expect(page.locator("#query-view")).to_contain_text(f"Query, {name}")
+    page.get_by_role("button", name="One more step").click()
+    expect(page.locator("#strip [data-step]")).to_have_count(5)
+    expect(page.locator("#query-view")).to_contain_text("Query, step 4")
+
+
+def test_a_mask_is_corrected_by_a_brush_and_refined_on(visit):
+    page = visit()
+    page.locator("#examples [data-example]").first.click()
+    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=60_000)
+    before = covered(page)
+    page.get_by_role("button", name="Correct the mask").click()
+    page.get_by_role("button", name="Paint on the step shown").click()
+    canvas = page.locator("#editor canvas").first
+    expect(canvas).to_be_visible()
+    page.wait_for_timeout(1500)  # the canvas fits its picture
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.42, box["y"] + box["height"] * 0.12)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.58, box["y"] + box["height"] * 0.12, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(800)
+    page.get_by_role("button", name="Refine on from here").click()
+    expect(page.locator("#strip [data-step]")).to_have_count(5, timeout=60_000)
+    expect(page.locator("#status")).to_contain_text("4 steps in")
+    assert covered(page) != before
+
+
+def test_several_queries_and_labels(visit):
+    page = visit()
+    drop(page, "#queries", PORTRAIT, LION)
+    run(page, "big cat, sky")
+    expect(page.locator("#query-view-note")).to_contain_text(LION.name)
+    page.locator("#which-label").get_by_label("big cat").check()
+    expect(page.locator("#status")).to_contain_text("“big cat”")
+    page.locator("#which-query").get_by_label(PORTRAIT.name).check()
+    expect(page.locator("#query-view-note")).to_contain_text(PORTRAIT.name)
+    page.get_by_role("button", name="All labels in one picture").click()
+    expect(page.locator("#all img")).to_be_visible()
+
+
+def test_everything_can_be_taken_away(visit, tmp_path):
+    page = visit()
+    page.locator("#examples [data-example]").first.click()
+    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=60_000)
+    for wish, ending in (("Figure (PDF)", ".pdf"), ("Animation (WebP)", ".webp"), ("Everything (ZIP)", ".zip")):
+        page.locator("#format input").click()
+        page.get_by_role("option", name=wish).click()
+        with page.expect_download(timeout=60_000) as download:
+            page.get_by_role("button", name="Download", exact=True).click()
+        path = tmp_path / f"file{ending}"
+        download.value.save_as(path)
+        assert download.value.suggested_filename.endswith(ending)
+        assert path.stat().st_size > 1000
+    names = zipfile.ZipFile(tmp_path / "file.zip").namelist()
+    assert "README.txt" in names
+    assert any(name.endswith("mask.png") for name in names)
+
+
+def test_a_link_restores_the_settings(visit):
+    page = visit()
+    page.locator("#label").get_by_role("textbox").fill("red car, sky")
+    page.locator("#steps input[type=range]").fill("5")
+    page.get_by_role("button", name="More choices").click()
+    page.get_by_label("guided filter").check()
+    page.get_by_role("button", name="Link to these settings").click()
+    link = page.locator("#link textarea, #link input")
+    expect(link).to_have_value(re.compile("steps=5"))
+    other = visit(address="/?" + link.input_value().partition("?")[2])
+    expect(other.locator("#label").get_by_role("textbox")).to_have_value("red car, sky")
+    expect(other.locator("#steps input[type=range]")).to_have_value("5")
+    other.get_by_role("button", name="More choices").click()
+    expect(other.get_by_label("guided filter")).to_be_checked()
+
+
+def test_missing_weights_are_said_and_nothing_takes_their_place(visit):
+    page = visit()
+    page.get_by_role("button", name="More choices").click()
+    page.locator("#preset input").click()
+    page.get_by_role("option", name="imr-hsnet-resnet50 (weights missing)").click()
+    expect(page.locator("#preset-note")).to_contain_text("weights convert")
+    drop(page, "#queries", PORTRAIT)
+    page.locator("#label").get_by_role("textbox").fill("cheetah")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#status").get_by_role("alert")).to_contain_text("imr-hsnet-resnet50 cannot run yet")
+    expect(page.locator("#welcome")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [390, 1024, 1440])
