@@ -1,12 +1,12 @@
 # The page in a container, as a normal user:
 #   docker build -t imrseg . && docker run --rm -p 7860:7860 imrseg
-# For a CUDA GPU: docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 -t imrseg .
-#   and docker run --gpus all ...
+# For a GPU: docker build --build-arg TORCH_INDEX=https://pypi.org/simple -t imrseg . and docker run --gpus all ...
 FROM python:3.12-slim
 
 # The user that Hugging Face's Docker Spaces run a container as.
-RUN useradd --create-home --uid 1000 user
-USER user
+RUN useradd --create-home --uid 1000 user \
+    && install --directory --owner=user --group=user /home/user/app
+USER 1000
 ENV HOME=/home/user \
     PATH=/home/user/.local/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -18,11 +18,14 @@ ENV HOME=/home/user \
     GRADIO_ANALYTICS_ENABLED=False
 WORKDIR /home/user/app
 
-# What changes seldom comes first. PyTorch's own index has it without CUDA, a tenth of the size of PyPI's.
+# What changes seldom comes first. PyTorch's own index has it without CUDA, which PyPI's brings along.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY --chown=user requirements.txt ./
-RUN pip install --user --extra-index-url "${TORCH_INDEX}" -r requirements.txt
+RUN grep "^torch" requirements.txt > torch.txt \
+    && pip install --user --index-url "${TORCH_INDEX}" -r torch.txt \
+    && pip install --user -r requirements.txt
 
+COPY --chown=user assets/ATTRIBUTION.md assets/
 COPY --chown=user assets/examples assets/examples
 COPY --chown=user checkpoints checkpoints
 COPY --chown=user imrseg imrseg
@@ -30,5 +33,5 @@ COPY --chown=user demo.py LICENSE ./
 
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"GRADIO_SERVER_PORT\"]}', timeout=9)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['GRADIO_SERVER_PORT'], timeout=9)"]
 CMD ["python", "demo.py"]

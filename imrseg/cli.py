@@ -298,14 +298,14 @@ def convert_weights(args: argparse.Namespace) -> None:
 def demo(args: argparse.Namespace) -> None:
     import logging
 
-    import numpy as np
-
     from imrseg.segmenter import Segmenter
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     segmenter = Segmenter.from_preset(args.preset, args.device)
     try:
         from imrseg.app import APPEARANCE, build_app
+        from imrseg.app.handlers import split_labels
+        from imrseg.app.layout import list_examples
     except ImportError as error:
         raise InputError(f"The page needs Gradio: pip install imrseg[app] ({error}).") from None
 
@@ -314,7 +314,9 @@ def demo(args: argparse.Namespace) -> None:
         server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp,
         prevent_thread_lock=True, **APPEARANCE,
     )  # fmt: skip
-    # The first pass through the network takes longer than the others: not a visitor's.
-    blank = np.zeros((64, 64, 3), np.uint8)
-    segmenter.segment(blank, [blank], "cat", steps=1)
+    # The first pass through the network takes longer than the others: not a visitor's. What the examples
+    # need is remembered then.
+    for example in list_examples():
+        for label in split_labels(example.label):
+            segmenter.segment(example.query, example.supports, label, steps=1)
     app.block_thread()

@@ -143,6 +143,7 @@ class Handlers:
         prompts: str,
         edges: str,
         edges_on: str,
+        device: str,
         view: str,
         threshold: float,
     ) -> Iterator[Updates]:
@@ -163,7 +164,7 @@ class Handlers:
             others = [path for path, _ in supports or []]
             opened = [open_picture(path) for path in paths]
             helpers = [open_picture(path) for path in others]
-            segmenter = self.models.get(preset, coarse)
+            segmenter = self.models.get(preset, coarse, device)
             session = Session((), preset, coarse)
             done, whole = 0, len(opened) * len(labels) * (steps + 1)
             for number, (picture, path) in enumerate(zip(opened, paths, strict=True)):
@@ -509,7 +510,7 @@ class Handlers:
         return out
 
     def settings_names(self) -> list[str]:
-        return ["label", "steps", "preset", "coarse", "not", "prompts", "edges", "edges_on"]
+        return ["label", "steps", "preset", "coarse", "not", "prompts", "edges", "edges_on", "device"]
 
     # ---- the endpoints
 

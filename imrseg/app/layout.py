@@ -69,6 +69,7 @@ class Inputs:
     prompts: gr.Radio
     edges: gr.Radio
     edges_on: gr.Radio
+    device: gr.Dropdown
 
     def all(self) -> list[Component]:
         return [getattr(self, f.name) for f in fields(self)]
@@ -225,6 +226,9 @@ def _lay_out_inputs(models: Models) -> dict[str, Any]:
             [("last step", "last"), ("every step", "every")], value="last", label="Whose masks are fitted",
             info="Every step: a fitted mask is what the next step begins with.", elem_id="edges-on",
         )  # fmt: skip
+        device = gr.Dropdown(
+            models.devices(), value=models.device, label="Device", info="Where the networks run.", elem_id="device"
+        )
         with gr.Row():
             share = gr.Button("Link to these settings", size="sm", elem_id="share")
             reset = gr.Button("Reset", size="sm", elem_id="reset")
@@ -233,7 +237,7 @@ def _lay_out_inputs(models: Models) -> dict[str, Any]:
         run = gr.Button("Run", variant="primary", elem_id="run")
         stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
     examples = gr.HTML(example_cards(list_examples()), elem_id="examples", js_on_load=_clicks("example"))
-    inputs = Inputs(queries, supports, label, steps, preset, coarse, distractors, prompts, edges, edges_on)
+    inputs = Inputs(queries, supports, label, steps, preset, coarse, distractors, prompts, edges, edges_on, device)
     return {
         "inputs": inputs, "preset_note": preset_note, "run": run, "stop": stop, "reset": reset, "share": share,
         "link": link, "examples": examples,
@@ -364,7 +368,10 @@ def list_examples() -> list[Example]:
         pictures("cheetah", "1 support", "cheetah-portrait.jpg", "cheetah-running.jpg"),
         pictures("big cat", "2 supports", "lion.jpg", "cheetah-running.jpg", "cheetah-portrait.jpg"),
         pictures("cat", "words only", "chelsea.jpg"),
-        pictures("tower, sky", "several labels", "tower.jpg"),
+        pictures("cup, table", "2 labels", "coffee.jpg"),
+        pictures("cheetah", "mask repaired", "cheetah-running.jpg", "cheetah-portrait.jpg"),
+        pictures("tower", "uncommon", "tower.jpg"),
+        pictures("feline", "3 supports", "chelsea.jpg", "cheetah-portrait.jpg", "lion.jpg", "cheetah-running.jpg"),
     ]
     return [e for e in examples if all(path.is_file() for path in (e.query, *e.supports))]
 

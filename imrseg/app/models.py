@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 
 from imrseg import hub, weights
-from imrseg.errors import WeightsError
+from imrseg.errors import InputError, WeightsError
 from imrseg.presets import get_preset, list_presets
 from imrseg.run import Run
 from imrseg.segmenter import Segmenter
@@ -18,19 +18,18 @@ GOING = 16  # runs, of all visitors, that can go on at once without being comput
 
 
 class Models:
-    """Every combination of a preset and a coarse masker, loaded once.
+    """Every combination of a preset, a coarse masker and a device, loaded once.
 
     Args:
         first: the segmenter that the server was started with.
 
     Attributes:
-        preset: its preset's name, the page's default.
+        preset, device: its own, the page's defaults.
     """
 
     def __init__(self, first: Segmenter) -> None:
-        self.preset = first.preset.name
-        self._device = str(first.device)
-        self._loaded = {(self.preset, first.preset.coarse): first}
+        self.preset, self.device = first.preset.name, str(first.device)
+        self._loaded = {(self.preset, first.preset.coarse, self.device): first}
         self._lock = threading.Lock()
         self._going: OrderedDict[int, Run] = OrderedDict()
 
@@ -47,24 +46,31 @@ class Models:
         """What to put where before these can be used; "" where everything is there."""
         chosen = get_preset(preset)
         needed = [chosen.checkpoint] + [CLIP_FILE] * ((coarse or chosen.coarse) == "clip")
-        if (preset, coarse or chosen.coarse) in self._loaded:
+        if (preset, coarse or chosen.coarse, self.device) in self._loaded:
             return ""
         return " ".join(hub.missing(name) for name in needed if not weights.have(name))
 
-    def get(self, preset: str, coarse: str) -> Segmenter:
-        """The segmenter of a preset with a coarse masker.
+    def devices(self) -> list[str]:
+        """Where models can run: the server's own device, and the processor."""
+        return list(dict.fromkeys((self.device, "cpu")))
+
+    def get(self, preset: str, coarse: str, device: str = "") -> Segmenter:
+        """The segmenter of a preset with a coarse masker, on the server's own device for "".
 
         Raises:
-            InputError: there is no such preset or masker.
+            InputError: there is no such preset, masker or device.
             WeightsError: weights are missing. Nothing is downloaded for a visitor, and no other preset
                 takes its place.
         """
-        key = (preset, coarse or get_preset(preset).coarse)
+        device = device or self.device
+        if device not in self.devices():
+            raise InputError(f"There is no device “{device}” here. Accepted: {', '.join(self.devices())}.")
+        key = (preset, coarse or get_preset(preset).coarse, device)
         with self._lock:
             if key not in self._loaded:
                 if missing := self.missing(preset, coarse):
                     raise WeightsError(f"{preset} cannot run yet. {missing}")
-                self._loaded[key] = Segmenter.from_preset(preset, self._device, coarse=key[1])
+                self._loaded[key] = Segmenter.from_preset(preset, device, coarse=key[1])
             return self._loaded[key]
 
     def keep(self, run: Run) -> None:

@@ -79,8 +79,8 @@ class ClipCam(nn.Module):
     def prompt_features(self, prompts: Sequence[str]) -> Tensor:
         """Unit text features (P, D) to the last bit as OpenAI's code makes them, remembered by the whole list.
 
-        All prompts go through all tokens together, which is several times slower than ``text_features``.
-        The two differ by rounding alone, which a float32 Grad-CAM can magnify (``explain``).
+        All prompts go together through all tokens of the context, which takes several times as long as
+        ``text_features``. The two differ by rounding alone, but that can show in a map (``explain``).
         """
         key = tuple(prompts)
         device = next(self.model.parameters()).device
@@ -240,9 +240,9 @@ class ClipCam(nn.Module):
 
 
 def sequence_first(model: nn.Module) -> None:
-    """Let an open_clip model's text transformer compute in OpenAI's order of axes, (token, text, channel).
+    """Let an open_clip model's text transformer compute in OpenAI's order of axes: token, text, channel.
 
-    What goes in and comes out stays as it is, to the last bits.
+    It takes and gives what it did before. Only rounding changes, to that of OpenAI's code.
     """
     from open_clip.transformer import ResidualAttentionBlock, Transformer
 

@@ -110,7 +110,6 @@ class BlockResNet(BlockBackbone):
         self.depths = (len(self.layer4), len(self.layer3), len(self.layer2))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        images = images.contiguous(memory_format=torch.channels_last)
         x = F.max_pool2d(self.bn1(self.conv1(images)).relu(), 3, 2, 1)
         out = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -136,7 +135,7 @@ class BlockVGG(BlockBackbone):
         self.features = net.features
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, out = images.contiguous(memory_format=torch.channels_last), []
+        x, out = images, []
         for i, module in enumerate(self.features):
             x = x.relu() if isinstance(module, nn.ReLU) else module(x)  # theirs would write over what is kept
             if i in self.kept:
@@ -169,7 +168,7 @@ def hsnet_backbone(name: str) -> BlockBackbone:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
-    return backbone.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+    return backbone.requires_grad_(False).eval()
 
 
 def _package_weights() -> dict[str, Tensor]:

@@ -38,9 +38,9 @@ class RawCorrelation:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, layers: list[Tensor], stride: int) -> RawCorrelation:
-        """From layers of features (2B, C, h, w), queries before supports; the backbone is frozen."""
-        f = [layer.flatten(2) for layer in layers]
+    def of(cls, layers: list[Tensor], stride: int, dtype: torch.dtype = torch.float32) -> RawCorrelation:
+        """From layers of features (2B, C, h, w), queries before supports, products in ``dtype``; the backbone is frozen."""
+        f = [layer.flatten(2).to(dtype) for layer in layers]
         pairs, positions = len(f[0]) // 2, f[0].shape[2]
         out = f[0].new_empty(2 * pairs, positions, len(f), positions)
         for i in range(pairs):
@@ -48,7 +48,7 @@ class RawCorrelation:
                 product = multiply(layer[i], layer[i + pairs])
                 torch.clamp_min(product, 0, out=out[i, :, k])
                 torch.clamp_min(product.t(), 0, out=out[i + pairs, :, k])
-        norm = torch.stack([layer.norm(dim=1) for layer in f], 1)
+        norm = torch.stack([layer.norm(dim=1).flatten(1) for layer in layers], 1)
         size = (layers[0].shape[-2], layers[0].shape[-1])
         return cls(out, thin(out, size, stride), norm, size, stride)
 
@@ -61,7 +61,7 @@ class RawCorrelation:
 
     def scaled(self, own: Tensor, other: Tensor) -> list[Volume]:
         """Each picture's correlations with its partner, for gains (2B, L, N) of pictures as the own or the other one."""
-        other = swap(other)
+        own, other = own.to(self.product.dtype), swap(other).to(self.product.dtype)
         thinned = thin(other, self.size, self.stride)
         pictures = zip(self.product, self.thinned, own, other, thinned, strict=True)
         return [Volume(*picture, self.size, self.stride) for picture in pictures]

@@ -1,6 +1,7 @@
 """The page in a real browser, as a visitor meets it."""
 
 import base64
+import json
 import os
 import re
 import shutil
@@ -10,10 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytest.importorskip("gradio")
 
+from imrseg.app.downloads import EVERYTHING, FORMATS  # noqa: E402
 from imrseg.app.layout import EXAMPLES_FOLDER  # noqa: E402
 
 PORTRAIT, RUNNING, LION = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah-portrait", "cheetah-running", "lion"))
@@ -260,22 +263,34 @@ def test_several_queries_and_labels(visit):
     expect(page.locator("#all img")).to_be_visible()
 
 
-def test_everything_can_be_taken_away(visit, tmp_path):
+def opened(path):
+    """A downloaded file, opened by what its format is for."""
+    if path.suffix in (".png", ".gif", ".webp"):
+        image = Image.open(path)
+        image.load()
+        return image
+    if path.suffix == ".json":
+        return json.loads(path.read_text("utf-8"))["annotations"][0]
+    if path.suffix == ".npz":
+        return np.load(path)["query_step3"]
+    if path.suffix == ".zip":
+        return zipfile.ZipFile(path).read("README.txt")
+    return path.read_bytes().index(b"%PDF-" if path.suffix == ".pdf" else b"<svg") + 1
+
+
+def test_every_format_can_be_taken_away(visit, tmp_path):
     page = visit()
     page.locator("#examples [data-example]").first.click()
     expect(page.locator("#status")).to_contain_text("3 steps in", timeout=60_000)
-    for wish, ending in (("Figure (PDF)", ".pdf"), ("Animation (WebP)", ".webp"), ("Everything (ZIP)", ".zip")):
+    for wish in (*FORMATS, EVERYTHING):
         page.locator("#format input").click()
-        page.get_by_role("option", name=wish).click()
+        page.get_by_role("option", name=wish, exact=True).click()
         with page.expect_download(timeout=60_000) as download:
             page.get_by_role("button", name="Download", exact=True).click()
-        path = tmp_path / f"file{ending}"
+        path = tmp_path / download.value.suggested_filename
         download.value.save_as(path)
-        assert download.value.suggested_filename.endswith(ending)
-        assert path.stat().st_size > 1000
-    names = zipfile.ZipFile(tmp_path / "file.zip").namelist()
-    assert "README.txt" in names
-    assert any(name.endswith("mask.png") for name in names)
+        assert opened(path) is not None
+    assert len(list(tmp_path.iterdir())) == len(FORMATS) + 1
 
 
 def test_a_link_restores_the_settings(visit):
@@ -307,9 +322,10 @@ def test_missing_weights_are_said_and_nothing_takes_their_place(visit):
     expect(page.locator("#welcome")).to_be_visible()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1024, 1440])
-def test_nothing_sticks_out(visit, width):
-    page = visit(viewport={"width": width, "height": 800})
+def test_nothing_sticks_out(visit, width, scheme):
+    page = visit(f"/?__theme={scheme}", viewport={"width": width, "height": 800})
     page.locator("#examples [data-example]").first.click()
     expect(page.locator("#strip [data-step]")).to_have_count(4, timeout=30_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -30,7 +30,7 @@ def app(segmenter):
         return handlers.Handlers(lay_out(models), models)
 
 
-HOW = {"preset": "lite", "coarse": "", "distractors": "", "prompts": "single", "edges": "", "edges_on": "last"}
+HOW = {"preset": "lite", "coarse": "", "distractors": "", "prompts": "single", "edges": "", "edges_on": "last", "device": "cpu"}
 
 
 def start(app, query=PORTRAIT, supports=(RUNNING,), label="cheetah", steps=2, view="Overlay", threshold=0.5, **how):
@@ -110,6 +110,7 @@ def test_labels_are_separated_by_commas(app):
         ({"supports": (RUNNING,) * 11}, "11 support pictures"),
         ({"preset": "huge"}, "There is no preset “huge”"),
         ({"edges": "crf"}, "guided, grabcut"),
+        ({"device": "tpu"}, "no device “tpu” here. Accepted: cpu"),
         ({"distractors": ",".join("x" * n for n in range(1, 23))}, "up to 20 words"),
     ],
 )
@@ -295,11 +296,11 @@ def test_the_command_repeats_the_run(app):
 
 
 def test_a_link_restores_label_and_settings(app):
-    given = ["a & b, c", 5, "lite", "lite", "grass", "ensemble", "guided", "every"]
+    given = ["a & b, c", 5, "lite", "lite", "grass", "ensemble", "guided", "every", "cpu"]
     query = app.link(*given).value
     restored = app.restore(SimpleNamespace(query_params=dict(parse_qsl(query[1:]))))
     assert restored[:2] == given[:2]
-    assert restored[3:] == given[3:]
+    assert restored[3:-1] == given[3:-1]
     assert "preset" not in query  # it is the usual one
     wild = {"steps": "99", "preset": "huge", "edges": "<script>", "label": "x" * 5000}
     label, *others = app.restore(SimpleNamespace(query_params=wild))
@@ -336,8 +337,9 @@ def test_pictures_are_kept_at_display_size():
 
 def test_every_example_is_there():
     examples = list_examples()
-    assert len(examples) >= 3
-    assert any(not example.supports for example in examples)
+    assert len(examples) >= 6
+    assert {len(example.supports) for example in examples} == {0, 1, 2, 3}
+    assert any("," in example.label for example in examples)
 
 
 def test_file_names_are_in_order():

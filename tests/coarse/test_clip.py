@@ -1,11 +1,20 @@
-"""CLIP's Grad-CAM from one product behind the explained layer, against autograd through the whole tower."""
+"""CLIP's Grad-CAM from one product behind the explained layer, against autograd through the whole tower.
+
+The maps of OpenAI's code for weights that are a function of their names are not part of the project;
+without them beside the checkout, at ``../shared/parity`` or $IMRSEG_PARITY, those tests skip.
+"""
 
 import http.server
+import json
+import os
 import socket
 import threading
 import time
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +26,7 @@ from imrseg import weights
 from imrseg.coarse import clip
 from imrseg.coarse.clip import ClipCam, load_clip
 from imrseg.coarse.prompts import ENSEMBLE
+from imrseg.data.entries import PASCAL
 from imrseg.errors import InputError, WeightsError
 
 open_clip = pytest.importorskip("open_clip")
@@ -24,6 +34,10 @@ PROMPTS = ["a photo of a cat", "a photo of a dog", "a photo of a road"]
 RESNET = {"layers": (1, 1, 1, 1), "width": 16, "image_size": 64, "head_width": 16}
 VIT = {"layers": 3, "width": 32, "image_size": 64, "patch_size": 16, "head_width": 8}
 TEXT = {"width": 32, "heads": 2, "layers": 2}
+
+
+PARITY = Path(os.environ.get("IMRSEG_PARITY", Path(__file__).resolve().parents[3] / "shared" / "parity"))
+VOC_PROMPTS = [f"a photo of a {name}" for name in PASCAL]
 
 
 def small(vision: dict) -> nn.Module:
@@ -131,6 +145,23 @@ def test_certainty_does_not_empty_the_map(cam, images, target):
     torch.testing.assert_close(maps, expected)
 
 
+def test_certain_and_uncertain_pictures_in_one_batch(cam, images):
+    """Neither way of explaining spoils the other: a batch is its pictures one by one."""
+    features, text = cam.features(images[:1]).repeat_interleave(3, 0), cam.text_features(PROMPTS)
+    axis = 3  # of CLIP's space; the picture lies far on the other side
+    far = torch.zeros_like(text[:1])
+    far[0, axis] = -1000 * cam.pool(features[:1])[0, axis].sign()
+    text = torch.cat([text, far])
+    maps, scores = cam.explain(features, text, [3, 2, 0])
+    assert scores[0] == 0
+    assert (scores[1:] > 0.01).all()
+    assert maps.isfinite().all()
+    assert maps[0].max() == 1
+    for target, row, score in zip([3, 2, 0], maps, scores, strict=True):
+        alone = cam.explain(features[:1], text, [target])
+        torch.testing.assert_close((row[None], score[None]), alone)
+
+
 def test_the_whole_picture_at_any_size(cam):
     images = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     maps = cam.maps(images.expand(3, -1, -1, -1), PROMPTS, [0, 1, 2])
@@ -187,6 +218,28 @@ def test_texts_are_those_of_the_whole_context(cam):
     torch.testing.assert_close(cam.text_features(prompts), expected)
 
 
+def test_whole_prompts_are_encoded_together_and_uncut(images, monkeypatch):
+    """Apart from the texts whose padding is left out, which round otherwise."""
+    model = small(RESNET)
+    expected = F.normalize(model.encode_text(open_clip.tokenize(PROMPTS)), dim=-1)
+    cam, seen, encode = ClipCam(model), [], model.encode_text
+    monkeypatch.setattr(
+        model, "encode_text", lambda text, normalize=False: seen.append(tuple(text.shape)) or encode(text, normalize)
+    )
+    monkeypatch.setattr(clip, "REMEMBERED", 3)
+    cam.text_features(PROMPTS)
+    assert seen == [(3, 7)]
+    cam.maps(images, PROMPTS, [0, 1])
+    cam.similarity(images, tuple(PROMPTS), [0, 1])
+    assert seen == [(3, 7), (3, 77)]
+    got = cam.prompt_features(PROMPTS)
+    torch.testing.assert_close(got, expected)
+    assert torch.equal(got, F.normalize(encode(open_clip.tokenize(PROMPTS)), dim=-1))
+    cam.prompt_features(PROMPTS[:1])  # four texts would be too many: the list of three is forgotten
+    cam.prompt_features(PROMPTS)
+    assert seen == [(3, 7), (3, 77), (1, 77), (3, 77)]
+
+
 def test_each_text_is_encoded_once_and_the_oldest_forgotten(monkeypatch):
     cam, encoded = ClipCam(small(VIT)), []
     encode = cam._encode
@@ -239,6 +292,99 @@ def test_another_tokenizer():
     torch.testing.assert_close(cam.text_features(["abc"]), expected)
     assert not cam.too_long("x" * 75, ["{}"])
     assert cam.too_long("x" * 76, ["{}"])
+
+
+# ---- the maps of OpenAI's code
+
+needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason="the maps of OpenAI's code are not beside the checkout")
+
+
+def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype("float32")
+
+
+def weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor that is a function of its name and shape, as the fixture's README defines it."""
+    r = draw(name, shape)
+    if name.endswith("num_batches_tracked"):
+        r = np.zeros(shape, np.int64)
+    elif name.endswith("running_var"):
+        r = 1 + 0.1 * abs(r)
+    elif name.endswith("running_mean"):
+        r = 0.1 * r
+    elif len(shape) >= 2:  # np.sqrt makes the product one in float64, rounded once
+        r = (r * np.sqrt(2 / np.prod(shape[1:]))).astype("float32") if name.endswith("weight") else 0.02 * r
+    else:
+        r = 1 + 0.1 * r if name.endswith("weight") else 0.05 * r
+    return torch.from_numpy(np.asarray(r))
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, np.ndarray]:
+    return dict(np.load(PARITY / "clip_rn50_gradcam_clip-a.npz"))
+
+
+@pytest.fixture(scope="module")
+def rn50() -> ClipCam:
+    """CLIP's RN50 with the fixture's weights, in float32."""
+    model = open_clip.CLIP(**open_clip.get_model_config("RN50-quickgelu"))
+    listed = json.loads((PARITY / "openai_clip_rn50_state_dict.json").read_text())
+    model.load_state_dict({name: weight(name, tuple(shape)) for name, shape in listed.items()})
+    return ClipCam(model)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """At least two: one alone adds up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+def enlarged(cam: torch.Tensor) -> np.ndarray:
+    """A map (7, 7) as the fixture keeps it: resized to 224, stretched to [0, 1] once more, resized to 50."""
+    large = cv2.resize(cam.numpy(), (224, 224))
+    return cv2.resize(clip.scale(torch.from_numpy(large)[None])[0].numpy(), (50, 50))
+
+
+@needs_parity
+@pytest.mark.slow
+def test_scores_equal_openais(rn50, expected, threads):
+    assert np.array_equal(open_clip.tokenize(VOC_PROMPTS).numpy(), expected["tokens"])
+    features = rn50.features(torch.from_numpy(draw("clip-a/image", (1, 3, 224, 224)))).expand(3, -1, -1, -1)
+    text, targets = rn50.prompt_features(VOC_PROMPTS), expected["targets"]
+    _, probabilities = rn50.explain(features, text, targets.tolist())
+    _, cosines = rn50.explain(features, text, targets.tolist(), "cosine")
+    np.testing.assert_allclose(probabilities, expected["probabilities"][targets], rtol=1e-4)
+    np.testing.assert_allclose(100 * cosines, expected["logits100"][targets], rtol=0, atol=1e-4)
+    logits = 100 * rn50.pool(features[:1]) @ text.T
+    np.testing.assert_allclose(logits[0].detach(), expected["logits100"], rtol=0, atol=1e-4)
+
+
+@needs_parity
+@pytest.mark.slow
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512",
+    reason="the maps of OpenAI's code were computed with AVX512; this processor rounds otherwise",
+)
+@pytest.mark.parametrize(("contrast", "called"), [("softmax", "softmax"), ("cosine", "logit")])
+def test_maps_equal_openais(rn50, expected, threads, contrast, called):
+    """To 1e-4, which takes the same bits all the way to the pooling.
+
+    With these random weights the pooling's attention logits reach 457,727. What PyTorch's flash attention
+    leaves of its gradient there is rounding noise in part, and the maps show it: the true ones, in
+    float64, differ from the fixture's by up to 0.3. So do those of another order of the same float32
+    operations. If this fails alone, on another processor or PyTorch, rounding is the likely reason.
+    """
+    image = torch.from_numpy(draw("clip-a/image", (1, 3, 224, 224)))
+    targets = expected["targets"].tolist()
+    alone = [rn50.maps(image, VOC_PROMPTS, [target], contrast)[0] for target in targets]
+    batch = rn50.maps(image.repeat(3, 1, 1, 1), VOC_PROMPTS, targets, contrast)
+    for target, one, other in zip(targets, alone, batch, strict=True):
+        wanted = expected[f"cam50_{called}_class{target}"]
+        np.testing.assert_allclose(enlarged(one), wanted, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(enlarged(other), wanted, rtol=0, atol=1e-4)
 
 
 # ---- loading
