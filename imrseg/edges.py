@@ -17,7 +17,9 @@ from imrseg.images import to_size
 EDGES = ("guided", "grabcut")
 
 SIDE = 320  # longer side at which masks are fitted; 384 scores the same and takes longer
-RADIUS = 0.15  # of the filter's window, in the object's own size (the root of its area): a larger one eats small objects
+RADIUS = (
+    0.15  # of the filter's window, in the object's own size (the root of its area): a larger one eats small objects
+)
 EPSILON = 1e-4  # variance, of colours in 0..1, that counts as an edge
 SURE_OBJECT = 0.6  # way from the level up to 1 beyond which GrabCut may not take a pixel away
 SURE_BACKGROUND = 0.2  # share of the level under which it may not add one
@@ -96,5 +98,5 @@ def _grabcut(soft: np.ndarray, pixels: np.ndarray, level: float) -> np.ndarray:
     marks[soft < SURE_BACKGROUND * level] = cv2.GC_BGD
     models = np.zeros((2, 1, 65))
     cv2.setRNGSeed(0)
-    cv2.grabCut(pixels, marks, None, models[0], models[1], ROUNDS, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(pixels, marks, (0, 0, 1, 1), models[0], models[1], ROUNDS, cv2.GC_INIT_WITH_MASK)
     return (marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)

@@ -2,8 +2,9 @@
 
     python tools/simulated_corrections.py --data DATA --splits SPLITS --json corrections.json
 
-One support, the queries drawn from PASCAL's ``val`` lists without repetition. The largest connected
-region where a mask is wrong is clicked at its innermost point, as what it is, object or background. The mark is a disc, like a dab of a brush, or grown along the picture's colours
+One support; the queries are drawn from PASCAL's ``val`` lists without repetition. The largest
+connected region where a mask is wrong is clicked at its innermost point, as what it is, object or
+background. The mark is a disc, like a dab of a brush, or grown along the picture's colours
 (``imrseg.clicks.grow``). It enters at a step, the run goes on from there, and the query's last mask
 is scored beside that of a run of as many steps without a click. For the most that a support can
 give, its whole true mask is imposed as well.

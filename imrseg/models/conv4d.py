@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imrseg.models.correlation import PART, Volume
+from imrseg.models.correlation import PART, Volume, times
 
 
 class CenterPivotConv4d(nn.Module):
@@ -36,8 +36,11 @@ class CenterPivotConv4d(nn.Module):
     def forward(self, x: Tensor | Volume) -> Tensor:
         """(B, ha, wa, hb, wb, C) -> (B, ha, wa, ceil(hb / stride), ceil(wb / stride), C')."""
         if not isinstance(x, Volume):
-            return self._over_own(x[..., :: self.stride, :: self.stride, :]).add_(self._over_other(x))
+            return self._over_own(x[..., :: self.stride, :: self.stride, :]) + self._over_other(x)
         out = self._over_own(x.kept())
+        if torch.is_grad_enabled():
+            parts = [self.conv2(part).permute(0, 2, 3, 1) for part in x.parts()]
+            return out + torch.cat(parts).view_as(out)
         rows, start = out.flatten(0, 2), 0
         for part in x.parts():
             rows[start : start + len(part)] += self.conv2(part).permute(0, 2, 3, 1)
@@ -85,7 +88,10 @@ def as_matrix(weight: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class GroupNorm4d(nn.GroupNorm):
-    """Group normalisation of (B, ha, wa, hb, wb, C), in place, over everything but batch and group of channels."""
+    """Group normalisation of (B, ha, wa, hb, wb, C) over everything but batch and group of channels.
+
+    In place, unless gradients are wanted.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.view(len(x), -1, self.num_channels)
@@ -100,4 +106,6 @@ class GroupNorm4d(nn.GroupNorm):
         square = over_groups(torch.stack(squares).sum(0) / flat.shape[1])
         scale = self.weight * (square - mean.square() + self.eps).rsqrt()
         shift = self.bias - mean * scale
-        return flat.mul_(scale.to(x.dtype).unsqueeze(1)).add_(shift.to(x.dtype).unsqueeze(1)).view_as(x)
+        scale, shift = scale.to(x.dtype).unsqueeze(1), shift.to(x.dtype).unsqueeze(1)
+        scaled = times(flat, scale)
+        return (scaled + shift if torch.is_grad_enabled() else scaled.add_(shift)).view_as(x)

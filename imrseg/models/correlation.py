@@ -91,13 +91,18 @@ class Volume:
         whole = self.product.is_cuda or torch.is_grad_enabled()
         count = len(self.product) if whole else max(1, PART // self.product[0].numel())
         for product, own in zip(self.product.split(count), self.own.t().split(count), strict=True):
-            yield (product * own.unsqueeze(2)).mul_(self.other).view(*own.shape, *self.size)
+            yield times(product * own.unsqueeze(2), self.other).view(*own.shape, *self.size)
 
     def kept(self) -> Tensor:
         """The volume at the kept of the other's positions, (1, h, w, h', w', L)."""
-        kept = (self.thinned * self.own.t().unsqueeze(2)).mul_(self.thinned_other)
+        kept = times(self.thinned * self.own.t().unsqueeze(2), self.thinned_other)
         rows = -(-self.size[0] // self.stride)
         return kept.transpose(1, 2).reshape(1, *self.size, rows, -1, kept.shape[1])
+
+
+def times(x: Tensor, factor: Tensor) -> Tensor:
+    """``x * factor``, in the memory of ``x`` unless gradients are wanted."""
+    return x * factor if torch.is_grad_enabled() else x.mul_(factor)
 
 
 def thin(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:

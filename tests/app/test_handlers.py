@@ -30,7 +30,15 @@ def app(segmenter):
         return handlers.Handlers(lay_out(models), models)
 
 
-HOW = {"preset": "lite", "coarse": "", "distractors": "", "prompts": "single", "edges": "", "edges_on": "last", "device": "cpu"}
+HOW = {
+    "preset": "lite",
+    "coarse": "",
+    "distractors": "",
+    "prompts": "single",
+    "edges": "",
+    "edges_on": "last",
+    "device": "cpu",
+}
 
 
 def start(app, query=PORTRAIT, supports=(RUNNING,), label="cheetah", steps=2, view="Overlay", threshold=0.5, **how):

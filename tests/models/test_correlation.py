@@ -20,9 +20,13 @@ def test_rescaling_is_exact(own_masked):
     layers = [torch.randn(4, 6, 3, 5, dtype=torch.float64) for _ in range(2)]
     masks = torch.rand(4, 1, 3, 5, dtype=torch.float64)
     masks[:, :, 0, 0] = 0  # a position that is masked away altogether
-    raw = RawCorrelation.of(layers)
-    cosine = raw.scaled(raw.gain(masks if own_masked else None), swap(raw.gain(masks)))
+    raw = RawCorrelation.of(layers, 2, torch.float64)
+    volumes = raw.scaled(raw.gain(masks if own_masked else None), raw.gain(masks))
+    cosine = torch.stack([torch.cat(list(v.parts())).transpose(0, 1).unflatten(1, (3, 5)) for v in volumes])
     assert cosine.shape == (4, 2, 3, 5, 3, 5)
+    for volume, whole in zip(volumes, cosine, strict=True):
+        kept = whole[..., ::2, ::2].permute(1, 2, 3, 4, 0)
+        torch.testing.assert_close(volume.kept()[0], kept, atol=1e-12, rtol=1e-12)
     for i, f in enumerate(layers):
         own = f * masks if own_masked else f
         expected = direct(own, swap(f * masks)).view(4, 3, 5, 3, 5)
@@ -35,7 +39,7 @@ def test_center_pivot_by_hand(kernel, stride):
     torch.manual_seed(0)
     conv = CenterPivotConv4d(2, 3, kernel, stride).double()
     x = torch.randn(1, 2, 4, 5, 7, 6, dtype=torch.float64)
-    out = conv(x)
+    out = conv(x.permute(0, 2, 3, 4, 5, 1).contiguous()).permute(0, 5, 1, 2, 3, 4)
     assert out.shape == (1, 3, 4, 5, -(-7 // stride), -(-6 // stride))
     pad = kernel // 2
     for i, j, k, m in [(0, 0, 0, 0), (3, 4, 1, 1), (1, 2, 0, 1)]:

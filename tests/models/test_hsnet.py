@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from imrseg.errors import InputError, WeightsError
 from imrseg.models import IMRHSNet
 from imrseg.models.backbones import hsnet_backbone
-from imrseg.models.correlation import EPSILON, RawCorrelation
+from imrseg.models.correlation import EPSILON, RawCorrelation, Volume
 from imrseg.models.hsnet import HSNetNeck, authors_shapes, resize_aligned
 
 PARITY = Path(os.environ.get("IMRSEG_PARITY", Path(__file__).resolve().parents[3] / "shared" / "parity"))
@@ -140,9 +140,14 @@ def episode() -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor
     return *layers, list(masks)
 
 
-def check_volumes(volumes: list[torch.Tensor], query: list[torch.Tensor], support: list[torch.Tensor]) -> None:
+def dense(level: list[Volume]) -> torch.Tensor:
+    """A level's correlations (2B, L, h, w, h, w)."""
+    return torch.stack([torch.cat(list(v.parts())).transpose(0, 1).unflatten(1, v.size) for v in level])
+
+
+def check_volumes(volumes: list[list[Volume]], query: list[torch.Tensor], support: list[torch.Tensor]) -> None:
     """Volumes by level, coarsest first, against expected correlations by layer, finest first."""
-    flat = [volume[:, i] for volume, depth in zip(volumes, DEPTHS, strict=True) for i in range(depth)]
+    flat = [volume[:, i] for volume, depth in zip(map(dense, volumes), DEPTHS, strict=True) for i in range(depth)]
     order = [3, 2, 0, 1]
     for volume, layer in zip(flat, order, strict=True):
         torch.testing.assert_close(volume[0], query[layer], atol=1e-12, rtol=1e-12)
@@ -151,7 +156,7 @@ def check_volumes(volumes: list[torch.Tensor], query: list[torch.Tensor], suppor
 
 def test_authors_masking_is_crossed_once_and_then_cumulative(episode):
     query, support, masks = episode
-    neck = HSNetNeck(DEPTHS, torch.nn.Identity(), authors_compatible=True, masking="features")
+    neck = HSNetNeck(DEPTHS, torch.nn.Identity(), authors_compatible=True, masking="features").double()
     pair = neck.prepare(query, support)
     for step, (query_mask, support_mask) in enumerate(m.split(1) for m in masks):
         crossed = step == 0
@@ -164,7 +169,7 @@ def test_authors_masking_is_crossed_once_and_then_cumulative(episode):
 @pytest.mark.parametrize("masking", ["features", "correlations"])
 def test_faithful_masking_is_of_the_other_picture_and_of_this_step(episode, masking):
     query, support, masks = episode
-    neck = HSNetNeck(DEPTHS, torch.nn.Identity(), authors_compatible=False, masking=masking)
+    neck = HSNetNeck(DEPTHS, torch.nn.Identity(), authors_compatible=False, masking=masking).double()
     pair = neck.prepare(query, support)
     for both in masks:
         expected = []

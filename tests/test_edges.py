@@ -1,0 +1,108 @@
+import cv2
+import numpy as np
+import pytest
+
+from imrseg.edges import EDGES, SIDE, _guided, clean
+from imrseg.images import to_size
+from imrseg.postprocess import iou
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A warm ellipse on a cool ground, both noisy: pixels (240, 320, 3), the object, a mask (20, 20) too wide."""
+    truth = cv2.ellipse(np.zeros((240, 320), np.uint8), (150, 120), (70, 55), 30, 0, 360, 1, -1).astype(bool)
+    noise = np.random.default_rng(0).normal(0, 12, (240, 320, 3))
+    pixels = np.where(truth[..., None], (190, 110, 70), (90, 120, 140)) + noise
+    wide = cv2.dilate(truth.astype(np.float32), np.ones((27, 27)))
+    soft = 0.03 + 0.92 * cv2.GaussianBlur(wide, (0, 0), 12)
+    return pixels.clip(0, 255).astype(np.uint8), truth, cv2.resize(soft, (20, 20), interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.2])
+@pytest.mark.parametrize(("how", "gain"), [("guided", 0.03), ("grabcut", 0.2)])
+def test_a_mask_comes_closer_to_the_object(scene, how, gain, level):
+    pixels, truth, soft = scene
+    if level != 0.5:
+        soft = np.interp(soft, (0, 0.5, 1), (0, level, 1)).astype(np.float32)
+    before = iou(to_size(soft, truth.shape) >= level, truth)
+    after = iou(clean(soft, pixels, how, level) >= level, truth)
+    assert after > before + gain
+    if how == "grabcut":
+        assert after > 0.98
+
+
+def test_the_guided_filter_is_a_ridge_regression_on_colour_in_every_window():
+    rng = np.random.default_rng(1)
+    guide, soft = rng.random((15, 17, 3), np.float32), rng.random((15, 17), np.float32)
+    radius, y, x = 2, 7, 8
+
+    def window(values: np.ndarray, i: int, j: int) -> np.ndarray:
+        return values[i - radius : i + radius + 1, j - radius : j + radius + 1].reshape(25, -1).astype(np.float64)
+
+    predictions = []
+    for i in range(y - radius, y + radius + 1):
+        for j in range(x - radius, x + radius + 1):
+            colours, values = window(guide, i, j), window(soft, i, j)[:, 0]
+            centred = colours - colours.mean(0)
+            slope = np.linalg.solve(centred.T @ centred + 25 * 1e-4 * np.eye(3), centred.T @ (values - values.mean()))
+            predictions.append(values.mean() + (guide[y, x] - colours.mean(0)) @ slope)
+    assert _guided(soft, guide, radius)[y, x] == pytest.approx(np.mean(predictions), abs=1e-4)
+
+
+@pytest.mark.parametrize("how", EDGES)
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((960, 1280), (240, SIDE)), ((600, 200), (SIDE, 107)), ((90, 60), (90, 60)), ((2, 1280), (1, SIDE)), ((3, 2), (3, 2))],
+)  # fmt: skip
+def test_the_result_has_the_pictures_aspect_at_a_working_size(how, size, expected):
+    pixels = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
+    soft = np.linspace(0, 1, 80, dtype=np.float32)[None].repeat(80, 0)
+    pixels.flags.writeable = soft.flags.writeable = False
+    out = clean(soft, pixels, how)
+    assert out.shape == expected
+    assert out.dtype == np.float32
+    assert 0 <= out.min() <= out.max() <= 1
+
+
+@pytest.mark.parametrize("how", EDGES)
+def test_the_same_inputs_give_the_same_bytes(scene, how):
+    pixels, _, soft = scene
+    first = clean(soft, pixels, how).tobytes()
+    cv2.setRNGSeed(99)
+    cv2.randu(np.empty((50, 50), np.float32), 0, 1)
+    assert clean(soft, pixels, how).tobytes() == first
+
+
+@pytest.mark.parametrize("how", EDGES)
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.5, 1.0])
+def test_nothing_and_everything_stay_as_they_are(scene, how, value):
+    soft = np.full((20, 20), value, np.float32) - np.linspace(0, min(value, 0.5) / 9 * (value != 0.5), 20)
+    soft = soft.astype(np.float32)
+    np.testing.assert_array_equal(clean(soft, scene[0], how), to_size(soft, (240, 320)))
+
+
+def test_grabcut_leaves_a_mask_that_is_nowhere_sure(scene):
+    pixels, _, soft = scene
+    doubtful = soft * 0.8
+    assert doubtful.max() < 0.8
+    assert (doubtful >= 0.5).any()
+    out = clean(doubtful, pixels, "grabcut")
+    np.testing.assert_array_equal(out >= 0.5, to_size(doubtful, (240, 320)) >= 0.5)
+
+
+def test_an_object_is_never_lost():
+    soft = np.zeros((40, 40), np.float32)
+    soft[20, 20] = 0.55  # on a flat picture the filter spreads it out until nothing reaches the level
+    pixels = np.full((40, 40, 3), 128, np.uint8)
+    assert _guided(soft, pixels / np.float32(255), 1).max() < 0.5
+    np.testing.assert_array_equal(clean(soft, pixels, "guided"), soft)
+
+
+def test_another_threshold_still_means_something_after_grabcut(scene):
+    pixels, _, soft = scene
+    out, given = clean(soft, pixels, "grabcut"), to_size(soft, (240, 320))
+    found = out >= 0.5
+    np.testing.assert_allclose(out[found], 0.5 + 0.5 * given[found], atol=1e-6)
+    np.testing.assert_allclose(out[~found], 0.5 * given[~found], atol=1e-6)
+    areas = [np.count_nonzero(out >= threshold) for threshold in (0.3, 0.5, 0.8, 0.95)]
+    assert sorted(set(areas), reverse=True) == areas
