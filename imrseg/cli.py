@@ -298,25 +298,26 @@ def convert_weights(args: argparse.Namespace) -> None:
 def demo(args: argparse.Namespace) -> None:
     import logging
 
-    from imrseg.segmenter import Segmenter
-
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    segmenter = Segmenter.from_preset(args.preset, args.device)
-    try:
+    try:  # before any model: it prepares ZeroGPU
         from imrseg.app import APPEARANCE, build_app
+        from imrseg.app.gpu import on_zero_gpu
         from imrseg.app.handlers import split_labels
         from imrseg.app.layout import list_examples
     except ImportError as error:
         raise InputError(f"The page needs Gradio: pip install imrseg[app] ({error}).") from None
+    from imrseg.segmenter import Segmenter
 
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    segmenter = Segmenter.from_preset(args.preset, args.device)
     app = build_app(segmenter)
     app.launch(
         server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp,
         prevent_thread_lock=True, **APPEARANCE,
     )  # fmt: skip
-    # The first pass through the network takes longer than the others: not a visitor's. What the examples
-    # need is remembered then.
-    for example in list_examples():
-        for label in split_labels(example.label):
-            segmenter.segment(example.query, example.supports, label, steps=1)
+    if not on_zero_gpu():
+        # The first pass through the network takes longer than the others: not a visitor's. What the examples
+        # need is remembered then.
+        for example in list_examples():
+            for label in split_labels(example.label):
+                segmenter.segment(example.query, example.supports, label, steps=1)
     app.block_thread()

@@ -9,6 +9,7 @@ from imrseg.errors import InputError
 
 SIDE = 96  # cells on the longer side of the grid that a region grows on; the network's masks have 80
 REACH = 0.5  # of a region: way plus change of colour
+DAB = 0.06  # longer side of a painted mark that counts as a click, in longer sides of the picture
 DOT = 0.015  # radius of what is marked in any case
 
 
@@ -53,3 +54,25 @@ def grow(pixels: np.ndarray, y: int, x: int, value: int) -> np.ndarray:
     inside = cv2.resize((far < REACH).astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST)
     cv2.circle(inside, (x, y), round(DOT * max(h, w)), 1, -1)
     return inside.astype(np.int8) * np.int8(value)
+
+
+def grow_dabs(marks: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Painted marks, each dab of the brush grown like a click; longer strokes stay as they were painted.
+
+    Args:
+        marks: int8 (h, w) of 1, -1 and 0, over the whole picture.
+        pixels: uint8 (H, W, 3) RGB.
+
+    Returns:
+        int8 (H, W).
+    """
+    h, w = pixels.shape[:2]
+    marks = cv2.resize(marks, (w, h), interpolation=cv2.INTER_NEAREST)
+    out = np.zeros_like(marks)
+    for value in (1, -1):
+        _, _, boxes, centres = cv2.connectedComponentsWithStats((marks == value).astype(np.uint8))
+        for box, (x, y) in zip(boxes[1:], centres[1:], strict=True):
+            if max(box[cv2.CC_STAT_WIDTH], box[cv2.CC_STAT_HEIGHT]) <= DAB * max(h, w):
+                grown = grow(pixels, round(y), round(x), value)
+                out = np.where(out == 0, grown, out)
+    return np.where(marks != 0, marks, out)

@@ -17,9 +17,7 @@ from imrseg.images import to_size
 EDGES = ("guided", "grabcut")
 
 SIDE = 320  # longer side at which masks are fitted; 384 scores the same and takes longer
-RADIUS = (
-    0.15  # of the filter's window, in the object's own size (the root of its area): a larger one eats small objects
-)
+RADIUS = 0.15  # of the filter's window, in roots of the object's area; larger ones eat small objects
 EPSILON = 1e-4  # variance, of colours in 0..1, that counts as an edge
 SURE_OBJECT = 0.6  # way from the level up to 1 beyond which GrabCut may not take a pixel away
 SURE_BACKGROUND = 0.2  # share of the level under which it may not add one

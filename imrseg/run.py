@@ -150,12 +150,13 @@ class Run:
     Attributes:
         steps: step 0, the coarse masks, and those that followed.
         warnings, confidence, seconds: as in ``Result``; they grow while the run goes on.
+        segmenter: that computes it. A run that was pickled leaves it behind, and must be given one to go on.
     """
 
     def __init__(
         self, segmenter: Segmenter, query: ImageSource, supports: Sequence[ImageSource], label: str, options: Options
     ) -> None:
-        self.label, self.options, self._segmenter = check_label(label), options, segmenter
+        self.label, self.options, self.segmenter = check_label(label), options, segmenter
         if not isinstance(supports, (list, tuple)):
             raise InputError(f"The supports must be a list of pictures, not {type(supports).__name__}.")
         if len(supports) > MAX_SUPPORTS:
@@ -164,7 +165,7 @@ class Run:
         self.query = open_picture(query)
         self.supports = [open_picture(s) for s in supports]
         self.seconds = {"decode": clock.lap()}
-        masker, self._network = segmenter.masker, segmenter.network
+        masker = segmenter.masker
         reading = masker.read(self.label, options.distractors, options.prompts == "ensemble")
         pictures = [self.query, *self.supports]
         self.warnings = [w for p in pictures for w in p.warnings] + list(reading.warnings)
@@ -190,7 +191,7 @@ class Run:
             cams = self._masks(coarse, REENTRY)
         with torch.inference_mode():
             support_masks = cams[1:] if supports else cams
-            states = self._network.begin(prepared, cams[:1], support_masks)
+            states = segmenter.network.begin(prepared, cams[:1], support_masks)
         self._states: list[list[RefinerState]] = [states]  # of every step, to go on from any
         self._marks: dict[int, np.ndarray] = {}
         self._history: list[tuple[int, dict[int, np.ndarray]] | None] = []  # corrections, None for a step
@@ -206,7 +207,7 @@ class Run:
         self._remember()
         clock, last = Clock(), self.steps[-1]
         with torch.inference_mode():
-            states = [self._network.refiner.step(state) for state in self._states[-1]]
+            states = [self.segmenter.network.refiner.step(state) for state in self._states[-1]]
         step = self._seen(states, replace(last, index=last.index + 1, level=0.5))
         if self._cleans_every_step:
             step = self._clean(step)
@@ -266,11 +267,15 @@ class Run:
         """Let go of what the next step would need, many megabytes; it is computed anew if the run goes on."""
         self._states = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: no models, and what ``release`` lets go of left behind."""
+        return {name: value for name, value in vars(self).items() if name != "segmenter"} | {"_states": []}
+
     def _remember(self) -> None:
         """What ``release`` let go of, by doing everything once more."""
         if self._states:
             return
-        again = Run(self._segmenter, self.query, self.supports, self.label, self.options)
+        again = Run(self.segmenter, self.query, self.supports, self.label, self.options)
         for done in self._history:
             again.advance() if done is None else again.correct(*done)
         self._states = again._states
@@ -343,7 +348,7 @@ class Run:
     def _masks(self, step: Step, size: tuple[int, int]) -> Tensor:
         """A step's masks, queries before supports, as the network takes them: (B, 1, *size)."""
         masks = [torch.from_numpy(to_size(m, size)) for m in (*step.query_soft, *step.support_soft)]
-        return torch.stack(masks).unsqueeze(1).to(self._network.encoder.device)
+        return torch.stack(masks).unsqueeze(1).to(self.segmenter.network.encoder.device)
 
 
 def verdict(label: str, warnings: Sequence[str], confidence: float | None, covered: float) -> list[str]:

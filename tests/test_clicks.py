@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from imrseg import InputError
-from imrseg.clicks import DOT, REACH, grow
+from imrseg.clicks import DOT, REACH, grow, grow_dabs
 
 
 def halves(height: int = 48, width: int = 96) -> np.ndarray:
@@ -62,3 +62,15 @@ def test_the_size_of_the_picture_does_not_matter():
 def test_what_is_no_click_is_refused(y, x, value, said):
     with pytest.raises(InputError, match=said):
         grow(halves(), y, x, value)
+
+
+def test_dabs_grow_and_strokes_stay():
+    pixels, painted = halves(), np.zeros((24, 48), np.int8)
+    painted[12, 12] = 1
+    painted[4, 30:44] = -1
+    marks = grow_dabs(painted, pixels)
+    assert marks.shape == (48, 96)
+    assert (marks[8:40, 8:40] == 1).all()
+    assert (marks[:, 48:] == 0).sum() == 48 * 48 - 2 * 28
+    assert (marks[8:10, 60:88] == -1).all()
+    assert not grow_dabs(np.zeros((1, 1), np.int8), pixels).any()

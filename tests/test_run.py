@@ -65,7 +65,7 @@ def test_a_distractor_takes_its_share_of_the_coarse_mask(segmenter, cat):
 
 
 def test_an_ensemble_of_wordings_reads_the_label_twice(segmenter, cat):
-    single, several = (segmenter.start(cat, [], "cheetah", Options(prompts=p)).coarse for p in ("single", "ensemble"))
+    single, several = (segmenter.start(cat, [], "cheetah", Options(prompts=p)).steps[0] for p in ("single", "ensemble"))
     assert not np.array_equal(single.query_soft, several.query_soft)
 
 

@@ -22,6 +22,7 @@ from imrseg.app.layout import IS, KEEP, Page, lay_out, list_examples
 from imrseg.app.models import Models
 from imrseg.app.rendering import curve, draw, filmstrip, note, problem, progress, status, step_name
 from imrseg.app.sessions import Finding, Scene, Session
+from imrseg.clicks import grow_dabs
 from imrseg.errors import InputError, WeightsError
 from imrseg.export import write_result
 from imrseg.images import open_picture
@@ -164,17 +165,14 @@ class Handlers:
             others = [path for path, _ in supports or []]
             opened = [open_picture(path) for path in paths]
             helpers = [open_picture(path) for path in others]
-            segmenter = self.models.get(preset, coarse, device)
-            session = Session((), preset, coarse)
+            chosen = preset, coarse, device
+            session = Session((), *chosen)
             done, whole = 0, len(opened) * len(labels) * (steps + 1)
             for number, (picture, path) in enumerate(zip(opened, paths, strict=True)):
                 scene = Scene.of([picture, *helpers], [path, *others])
                 for name in labels:
-                    run = segmenter.start(picture, helpers, name, options)
-                    self.models.keep(run)
-                    for index in range(steps + 1):
-                        if index > 0:
-                            run.advance()
+                    found = self.models.begin(chosen, picture, helpers, name, options, steps)
+                    for index, run in enumerate(found):
                         done += 1
                         scene = scene.having(Finding.of(run, finished=index == steps))
                         session = session.having(number, scene)
@@ -238,8 +236,7 @@ class Handlers:
             assert run is not None
             if len(run.steps) > MAX_STEPS:
                 raise InputError(f"{MAX_STEPS} steps are the most.")
-            run.advance()
-            self.models.keep(run)
+            (run,) = self.models.go_on(session.chosen, run, 1)
             scene = session.scenes[number].having(Finding.of(run, finished=True))
             yield self.end(session.having(number, scene), query, run.label, view, threshold)
         except Exception as error:
@@ -277,14 +274,14 @@ class Handlers:
                 )
             query, label, index, picture = corrected
             number = session.scene(query)
-            run = session.scenes[number].finding(label).run
+            scene = session.scenes[number]
+            run = scene.finding(label).run
             assert run is not None
             yield self.buttons(running=True) | {page.status: progress("Taking your marks", 0)}
-            run.correct(index, {picture: marks})
             last = max(steps, index + 1)
-            for following in range(index, last + 1):
-                if following > index:
-                    run.advance()
+            marks = grow_dabs(marks, scene.pictures[picture])
+            found = self.models.go_on(session.chosen, run, last - index, index, {picture: marks})
+            for following, run in enumerate(found, index):
                 scene = session.scenes[number].having(Finding.of(run, finished=following == last))
                 session = session.having(number, scene)
                 shown = max(0, picture - 1)
@@ -293,7 +290,6 @@ class Handlers:
                     page.status: progress(f"“{label}”: {step_name(following)}", following / last),
                     page.choices.step: stepper(last, following),
                 }
-            self.models.keep(run)
             pixels = draw(scene, scene.finding(label), last, picture, "Overlay", threshold)
             fresh = {"background": pixels, "layers": [], "composite": pixels}
             yield self.end(session, query, label, view, threshold) | {
@@ -458,7 +454,7 @@ class Handlers:
             page.plot: rows_of(curve(scene, finding, threshold)),
             page.command: bundle.command(
                 [s.found(f, len(f.steps) - 1, threshold) for s in session.scenes for f in s.findings],
-                self.models.get(session.preset, session.coarse),
+                self.models.get(*session.chosen),
             ),
         }
 
@@ -472,7 +468,7 @@ class Handlers:
         with told_to_visitor():
             if session is None:
                 raise InputError("There is no mask yet: run first.")
-            segmenter = self.models.get(session.preset, session.coarse)
+            segmenter = self.models.get(*session.chosen)
             scene = session.scenes[session.scene(query)]
             found = scene.found(scene.finding(label), step, threshold)
             with TemporaryDirectory() as folder:
@@ -551,11 +547,12 @@ class Handlers:
             if query is None:
                 raise InputError("There is no query picture.")
             pictures = list(supports or [])
-            segmenter = self.models.get(preset or self.models.preset, coarse)
-            result = segmenter.segment(
-                query, pictures, label, whole(steps), threshold, distractors=split_labels(distractors), prompts=prompts,
-                edges=edges or None, edges_on=edges_on,
+            chosen = preset or self.models.preset, coarse
+            result = self.models.segment(
+                chosen, query, pictures, label, whole(steps), threshold,
+                distractors=split_labels(distractors), prompts=prompts, edges=edges or None, edges_on=edges_on,
             )  # fmt: skip
+            segmenter = self.models.get(*chosen)
             with TemporaryDirectory() as folder:
                 content = write_result(result, Path(folder), query=query, supports=pictures, segmenter=segmenter)
                 files = sorted(Path(folder).glob("*_step*.png"), key=in_order)
@@ -598,10 +595,9 @@ class Handlers:
         with told_to_visitor():
             if query is None:
                 raise InputError("There is no query picture.")
-            segmenter = self.models.get(preset or self.models.preset, coarse)
-            found = segmenter.iterate(
-                query, list(supports or []), label, whole(steps), distractors=split_labels(distractors),
-                prompts=prompts, edges=edges or None, edges_on=edges_on,
+            found = self.models.iterate(
+                (preset or self.models.preset, coarse), query, list(supports or []), label, whole(steps),
+                distractors=split_labels(distractors), prompts=prompts, edges=edges or None, edges_on=edges_on,
             )  # fmt: skip
             for step in found:
                 mask = step.query_mask >= step.cut(threshold)

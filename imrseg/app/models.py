@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from imrseg import hub, weights
+from imrseg.app.gpu import gpu, on_zero_gpu
 from imrseg.errors import InputError, WeightsError
+from imrseg.images import Picture
 from imrseg.presets import get_preset, list_presets
-from imrseg.run import Run
+from imrseg.run import Options, Result, Run, Step
 from imrseg.segmenter import Segmenter
 
 OWN = ""  # the preset's own coarse masker
 COARSE = {"lite": "lite: words by WordNet", "clip": "CLIP RN50"}
 CLIP_FILE = "RN50.pt"
+GPU_SECONDS = 30  # that one call may take where the GPU is lent for a call
 GOING = 16  # runs, of all visitors, that can go on at once without being computed anew
 
 
@@ -32,6 +39,14 @@ class Models:
         self._loaded = {(self.preset, first.preset.coarse, self.device): first}
         self._lock = threading.Lock()
         self._going: OrderedDict[int, Run] = OrderedDict()
+        if on_zero_gpu():  # its models must be there before the page is launched
+            for _, preset in self.presets():
+                for _, coarse in self.coarse():
+                    if not self.missing(preset, coarse):
+                        self.get(preset, coarse)
+        on_gpu = gpu(GPU_SECONDS)
+        self.begin, self.go_on = on_gpu(self._begin), on_gpu(self._go_on)
+        self.segment, self.iterate = on_gpu(self._segment), on_gpu(self._iterate)
 
     def presets(self) -> list[tuple[str, str]]:
         """(what the menu shows, preset) of all presets; it says where weights are missing."""
@@ -80,3 +95,44 @@ class Models:
             self._going[id(run)] = run
             while len(self._going) > GOING:
                 self._going.popitem(last=False)[1].release()
+
+    # ---- what runs on the GPU, maybe in another process: what comes of it is yielded or returned.
+    # ``chosen`` is what ``get`` takes.
+
+    def _begin(
+        self,
+        chosen: Sequence[str],
+        query: Picture,
+        supports: Sequence[Picture],
+        label: str,
+        options: Options,
+        steps: int,
+    ) -> Iterator[Run]:
+        """A new run: with its coarse masks, then after each of its steps."""
+        run = self.get(*chosen).start(query, supports, label, options)
+        self.keep(run)
+        yield run
+        for _ in range(steps):
+            run.advance()
+            yield run
+
+    def _go_on(
+        self, chosen: Sequence[str], run: Run, steps: int, index: int = 0, marks: Mapping[int, np.ndarray] | None = None
+    ) -> Iterator[Run]:
+        """A run with ``marks`` on its step ``index``, where there are some, then after each of ``steps`` more."""
+        run.segmenter = self.get(*chosen)
+        if marks is not None:
+            run.correct(index, marks)
+            yield run
+        for _ in range(steps):
+            run.advance()
+            yield run
+        self.keep(run)
+
+    def _segment(self, chosen: Sequence[str], *args: Any, **settings: Any) -> Result:
+        """``Segmenter.segment``."""
+        return self.get(*chosen).segment(*args, **settings)
+
+    def _iterate(self, chosen: Sequence[str], *args: Any, **settings: Any) -> Iterator[Step]:
+        """``Segmenter.iterate``."""
+        yield from self.get(*chosen).iterate(*args, **settings)

@@ -148,12 +148,18 @@ class Session:
     """One visitor's last run: a scene for each query.
 
     It never changes: a run makes a new one at every step, and the page keeps the last that it received.
-    ``preset`` and ``coarse`` name the models that the run was made with.
+    ``preset``, ``coarse`` and ``device`` name the models that the run was made with.
     """
 
     scenes: tuple[Scene, ...]
     preset: str
     coarse: str
+    device: str = ""
+
+    @property
+    def chosen(self) -> tuple[str, str, str]:
+        """What ``Models.get`` takes."""
+        return self.preset, self.coarse, self.device
 
     def having(self, number: int, scene: Scene) -> Session:
         """With ``scene`` as scene ``number``, in the place of the old one or after the others."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,38 @@ PATIENCE = 300  # seconds until the page must answer, on a machine that is busy 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
+SLOW = """
+import sys, time
+from imrseg import cli
+from imrseg.run import Run
+advance = Run.advance
+Run.advance = lambda run: time.sleep(2) or advance(run)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="session")
 def server():
     """Address of a running demo.py."""
+    with serving("demo.py") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def slow_server():
+    """The same, whose every step takes two seconds more."""
+    with serving("-c", SLOW, "demo") as address:
+        yield address
+
+
+@contextmanager
+def serving(*program):
     pytest.importorskip("gradio")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "demo.py", "--device", "cpu", "--port", str(port)],
+        [sys.executable, *program, "--device", "cpu", "--port", str(port)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -130,7 +130,7 @@ def test_bad_input_is_told_in_words(app, given, said):
 
 
 def test_the_unexpected_is_told_in_short_and_logged(app, caplog):
-    broken = handlers.Handlers(app.page, SimpleNamespace(get=lambda *_: 1 / 0))
+    broken = handlers.Handlers(app.page, SimpleNamespace(begin=lambda *_: 1 / 0))
     said = run_all(broken)[-1][app.page.status]
     assert "unexpected" in said
     assert "division" not in said

@@ -1,0 +1,34 @@
+"""The line before the models, as those who wait in it see it."""
+
+import re
+import shutil
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")]
+expect = playwright.expect
+
+
+def test_who_waits_sees_the_place_in_line(slow_server):
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        pages = [browser.new_page(viewport={"width": 1440, "height": 1200}) for _ in range(3)]
+        for page in pages:
+            page.goto(slow_server)
+            expect(page.locator("#examples [data-example]").first).to_be_visible()
+        for page in pages:
+            page.locator("#examples [data-example]").first.click()
+            expect(page.locator("#status")).to_contain_text(re.compile("cheetah|queue"))
+        _, second, third = pages
+        for page, place in ((second, "1/"), (third, "2/")):
+            line = page.locator("#status .progress-text")
+            expect(line).to_contain_text(f"queue: {place}")
+            # to_be_visible() does not see what a parent cuts off
+            seen = line.evaluate("""async (element) => new Promise((done) => new IntersectionObserver(
+                ([entry]) => done(entry.intersectionRatio)).observe(element))""")
+            assert seen == 1
+        expect(third.locator("#status")).to_contain_text("queue: 1/", timeout=60_000)
+        browser.close()
