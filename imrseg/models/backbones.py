@@ -114,9 +114,9 @@ class BlockResNet(BlockBackbone):
         out = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in layer:
-                y = block.bn1(block.conv1(x)).relu()
-                y = block.bn2(block.conv2(y)).relu()
-                y = block.bn3(block.conv3(y)) + (x if block.downsample is None else block.downsample(x))
+                y = block.bn1(block.conv1(x)).relu_()
+                y = block.bn2(block.conv2(y)).relu_()
+                y = block.bn3(block.conv3(y)).add_(x if block.downsample is None else block.downsample(x))
                 if layer is not self.layer1:
                     out.append(y)
                 x = y.relu()

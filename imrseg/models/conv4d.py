@@ -43,7 +43,7 @@ class CenterPivotConv4d(nn.Module):
             return out + torch.cat(parts).view_as(out)
         rows, start = out.flatten(0, 2), 0
         for part in x.parts():
-            rows[start : start + len(part)] += self.conv2(part).permute(0, 2, 3, 1)
+            rows[start : start + len(part)] += self.conv2(part).permute(0, 2, 3, 1).contiguous()
             start += len(part)
         return out
 
@@ -101,11 +101,13 @@ class GroupNorm4d(nn.GroupNorm):
             return groups.mean(2, keepdim=True).expand_as(groups).flatten(1)
 
         # PyTorch's own kernel for this layout adds up in a row and is a hundred times less exact.
-        mean = over_groups(flat.mean(1, dtype=torch.float32))
-        squares = [part.float().square().sum(1) for part in flat.split(PART // self.num_channels, 1)]
-        square = over_groups(torch.stack(squares).sum(0) / flat.shape[1])
+        parts = [part.float() for part in flat.split(PART // self.num_channels, 1)]
+        mean = over_groups(torch.stack([part.sum(1) for part in parts]).sum(0) / flat.shape[1])
+        square = over_groups(torch.stack([part.square().sum(1) for part in parts]).sum(0) / flat.shape[1])
         scale = self.weight * (square - mean.square() + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        scale, shift = scale.to(x.dtype).unsqueeze(1), shift.to(x.dtype).unsqueeze(1)
-        scaled = times(flat, scale)
-        return (scaled + shift if torch.is_grad_enabled() else scaled.add_(shift)).view_as(x)
+        rows = x.view(*x.shape[:2], -1)  # long rows of memory: short ones are slow in bfloat16
+        scale, shift = (
+            each.to(x.dtype).repeat(1, rows.shape[2] // self.num_channels).unsqueeze(1)
+            for each in (scale, self.bias - mean * scale)
+        )
+        return rows.mul_(scale).add_(shift).view_as(x)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-5  # HSNet's
-PART = 500_000  # numbers of a volume that a processor makes at a time, so that they stay in its cache
+PART = 1_000_000  # numbers of a volume that a processor makes at a time, so that they stay in its cache
 
 
 @dataclass(frozen=True)
