@@ -298,6 +298,8 @@ def convert_weights(args: argparse.Namespace) -> None:
 def demo(args: argparse.Namespace) -> None:
     import logging
 
+    import numpy as np
+
     try:  # before any model: it prepares ZeroGPU
         from imrseg.app import APPEARANCE, build_app
         from imrseg.app.gpu import on_zero_gpu
@@ -309,14 +311,15 @@ def demo(args: argparse.Namespace) -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     segmenter = Segmenter.from_preset(args.preset, args.device)
+    if not on_zero_gpu():  # the first pass through the networks takes longer than the others: not a visitor's
+        blank = np.zeros((64, 64, 3), np.uint8)
+        segmenter.segment(blank, [blank], "cat", steps=1)
     app = build_app(segmenter)
     app.launch(
         server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp,
         prevent_thread_lock=True, **APPEARANCE,
     )  # fmt: skip
-    if not on_zero_gpu():
-        # The first pass through the network takes longer than the others: not a visitor's. What the examples
-        # need is remembered then.
+    if not on_zero_gpu():  # what the examples need is remembered
         for example in list_examples():
             for label in split_labels(example.label):
                 segmenter.segment(example.query, example.supports, label, steps=1)

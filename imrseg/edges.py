@@ -51,8 +51,7 @@ def clean(soft: np.ndarray, pixels: np.ndarray, how: str, level: float = 0.5) ->
         radius = max(1, round(RADIUS * math.sqrt(np.count_nonzero(inside))))
         out = _guided(soft, small.astype(np.float32) / 255, radius)
     else:
-        cut = _grabcut(soft, small, level)
-        out = np.where(cut, level + (1 - level) * soft, level * soft).astype(np.float32)
+        out = _grabcut(soft, small, level)
     return out if (out >= level).any() else soft
 
 
@@ -87,14 +86,15 @@ def _guided(soft: np.ndarray, guide: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _grabcut(soft: np.ndarray, pixels: np.ndarray, level: float) -> np.ndarray:
-    """The object, bool (h, w), by colour models of object and background and a cut along edges."""
+    """The mask (h, w) moved above ``level`` where GrabCut sees the object, by colours and edges, else below."""
     sure = soft >= level + SURE_OBJECT * (1 - level)
     if not sure.any():
-        return soft >= level
+        return soft
     marks = np.where(soft >= level, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     marks[sure] = cv2.GC_FGD
     marks[soft < SURE_BACKGROUND * level] = cv2.GC_BGD
     models = np.zeros((2, 1, 65))
     cv2.setRNGSeed(0)
     cv2.grabCut(pixels, marks, (0, 0, 1, 1), models[0], models[1], ROUNDS, cv2.GC_INIT_WITH_MASK)
-    return (marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)
+    found = (marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)
+    return np.where(found, level + (1 - level) * soft, level * soft).astype(np.float32)

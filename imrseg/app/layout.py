@@ -22,7 +22,7 @@ from imrseg.segmenter import MAX_STEPS
 
 SLIDER_STEPS = 10  # on the page; the library and the endpoint take up to MAX_STEPS
 VIEWS = ("Overlay", "Heat map", "Outline", "Cut-out", "Difference")
-KEEP = 3600  # seconds that a visitor's pictures and files are kept after the last use
+KEEP = 3600  # seconds that a visitor's pictures and files are kept after the last run or correction
 IS, IS_NOT = "#00c853", "#ff1744"  # brushes: this is it, this is not
 FONT = ("-apple-system", "BlinkMacSystemFont", "Segoe UI", "Roboto", "Liberation Sans", "Arial", "sans-serif")
 THEME = gr.themes.Base(
