@@ -11,6 +11,7 @@ coarse masks in, logits of both pictures out.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import subprocess
@@ -40,7 +41,7 @@ SHOTS = 5
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]  # query, support, and their coarse masks
 
 
-def authors_network(folder: Path, backbone: str) -> nn.Module:
+def authors_network(folder: Path, backbone: str) -> Any:
     """Their network with drawn weights; it would read ImageNet's from a fixed path."""
     from torchvision import models
 
@@ -48,20 +49,19 @@ def authors_network(folder: Path, backbone: str) -> nn.Module:
         raise SystemExit(f"{folder} is not a checkout of the authors' repository: it has no model/hsnet_imr.py.")
     sys.path.insert(0, str(folder))
     load, drawn = torch.load, getattr(models, backbone)(weights=None).state_dict()
-    torch.load = lambda *args, **kwargs: drawn  # type: ignore[assignment]
+    torch.load = lambda *args, **kwargs: drawn
     try:
-        from model.hsnet_imr import HypercorrSqueezeNetwork_imr  # type: ignore[import-not-found]
-
+        module = importlib.import_module("model.hsnet_imr")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision's old arguments
-            net = HypercorrSqueezeNetwork_imr(backbone, False)
+            net = module.HypercorrSqueezeNetwork_imr(backbone, False)
     finally:
         torch.load = load
     nn.init.normal_(net.state, std=0.1)
     return net.eval()
 
 
-def their_logits(net: nn.Module, inputs: Inputs, steps: int) -> Tensor:
+def their_logits(net: Any, inputs: Inputs, steps: int) -> Tensor:
     """Logits of the last step, (2, 2, 100, 100): query, support."""
     query, support, query_mask, support_mask = inputs
     out: list[Tensor] = []
@@ -76,7 +76,7 @@ def our_logits(net: IMRHSNet, inputs: Inputs, steps: int) -> Tensor:
     return torch.cat([last.query_logits, last.support_logits])
 
 
-def networks(authors: Path, backbone: str, precision: str) -> tuple[nn.Module, IMRHSNet]:
+def networks(authors: Path, backbone: str, precision: str) -> tuple[Any, IMRHSNet]:
     torch.manual_seed(0)
     theirs = authors_network(authors, backbone)
     ours = IMRHSNet(backbone, authors_compatible=True).eval()
@@ -103,7 +103,7 @@ def in_turns(runs: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]
     return [list(column) for column in zip(*times[1:], strict=True)]
 
 
-def compare(theirs: nn.Module, ours: IMRHSNet, steps: int, rounds: int) -> dict[str, Any]:
+def compare(theirs: Any, ours: IMRHSNet, steps: int, rounds: int) -> dict[str, Any]:
     """Deviation, medians in seconds and the median ratio, for a number of steps."""
     inputs = draw_inputs(steps)
     wanted, got = their_logits(theirs, inputs, steps), our_logits(ours, inputs, steps)
@@ -218,26 +218,30 @@ def main() -> int:
     with torch.inference_mode():
         theirs, ours = networks(args.authors.resolve(), args.backbone, args.precision)
         if args.only:
-            net, logits = (theirs, their_logits) if args.only == "theirs" else (ours, our_logits)
-            print(peak_memory(lambda: logits(net, draw_inputs(0), args.steps[-1])))  # type: ignore[operator]
+            inputs, steps = draw_inputs(0), args.steps[-1]
+            forward = {
+                "theirs": lambda: their_logits(theirs, inputs, steps),
+                "ours": lambda: our_logits(ours, inputs, steps),
+            }
+            print(peak_memory(forward[args.only]))
             return 0
-        steps = {n: compare(theirs, ours, n, args.rounds) for n in args.steps}
+        by_steps = {n: compare(theirs, ours, n, args.rounds) for n in args.steps}
         result: dict[str, Any] = {
             "backbone": args.backbone, "precision": args.precision, "threads": args.threads, "rounds": args.rounds,
             "torch": torch.__version__, "processor": platform.processor() or platform.machine(),
-            "peak_gflops": peak_gflops(args.precision), "steps": steps,
+            "peak_gflops": peak_gflops(args.precision), "steps": by_steps,
             "reuse": reuse(ours, max(args.steps), max(1, args.rounds // 2)),
         }  # fmt: skip
-    for n, measured in steps.items():
+    for n, measured in by_steps.items():
         measured |= {f"{who}_bytes": memory_of(who, args, n) for who in ("theirs", "ours")}
-    if len(steps) > 1:
-        first, last = min(steps), max(steps)
-        further = {who: steps[last][f"{who}_seconds"] - steps[first][f"{who}_seconds"] for who in ("theirs", "ours")}
+    if len(by_steps) > 1:
+        first, last = by_steps[min(by_steps)], by_steps[max(by_steps)]
+        further = {who: last[f"{who}_seconds"] - first[f"{who}_seconds"] for who in ("theirs", "ours")}
         result["further_step_share"] = further["ours"] / further["theirs"]
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
-    wrong = [n for n, measured in steps.items() if not measured["deviation"] <= TOLERANCE[args.precision]]
+    wrong = [n for n, measured in by_steps.items() if not measured["deviation"] <= TOLERANCE[args.precision]]
     if wrong:
         print(f"The logits differ by more than {TOLERANCE[args.precision]:g} of the largest at steps {wrong}.")
     return 1 if wrong else 0

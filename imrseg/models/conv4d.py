@@ -101,13 +101,15 @@ class GroupNorm4d(nn.GroupNorm):
             return groups.mean(2, keepdim=True).expand_as(groups).flatten(1)
 
         # PyTorch's own kernel for this layout adds up in a row and is a hundred times less exact.
-        parts = [part.float() for part in flat.split(PART // self.num_channels, 1)]
+        exact = torch.promote_types(x.dtype, torch.float32)
+        parts = [part.to(exact) for part in flat.split(PART // self.num_channels, 1)]
         mean = over_groups(torch.stack([part.sum(1) for part in parts]).sum(0) / flat.shape[1])
         square = over_groups(torch.stack([part.square().sum(1) for part in parts]).sum(0) / flat.shape[1])
         scale = self.weight * (square - mean.square() + self.eps).rsqrt()
-        rows = x.view(*x.shape[:2], -1)  # long rows of memory: short ones are slow in bfloat16
+        rows = x.reshape(*x.shape[:2], -1)  # long rows of memory: short ones are slow in bfloat16
         scale, shift = (
             each.to(x.dtype).repeat(1, rows.shape[2] // self.num_channels).unsqueeze(1)
             for each in (scale, self.bias - mean * scale)
         )
-        return rows.mul_(scale).add_(shift).view_as(x)
+        scaled = times(rows, scale)
+        return (scaled + shift if torch.is_grad_enabled() else scaled.add_(shift)).view(x.shape)

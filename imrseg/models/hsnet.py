@@ -136,7 +136,7 @@ class HSNetNeck(nn.Module):
         x = squeezed[0]
         for mix, finer in zip(self.mix, squeezed[1:], strict=True):
             x = mix(resize_own(x, (finer.shape[1], finer.shape[2])) + finer)
-        return x.mean((3, 4)).permute(0, 3, 1, 2).float().contiguous(), pair
+        return x.mean((3, 4)).permute(0, 3, 1, 2).contiguous(), pair
 
 
 def resize_own(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -221,10 +221,10 @@ class IMRHSNet(nn.Module):
         self.refiner = Refiner(neck, CELLS[cell](start), HSNetHead(), resize_aligned)
 
     def bfloat16(self) -> IMRHSNet:
-        """Compute correlations and neck in bfloat16, for processors and GPUs that have it; returns itself.
+        """Compute correlations, neck and cell in bfloat16, where the processor or GPU can; returns itself.
 
-        They are nine tenths of a step's work. Features, norms, cell, head and soft-maxes stay float32:
-        they move the logits by too much. So they move by about 1 % of the largest.
+        That is not exact: logits move by about 1 % of the largest. What would move them by more stays
+        float32: the backbone, what the cell is told of its features, norms, gains, the head, soft-maxes.
         """
         for module in (*self.refiner.neck.squeeze.modules(), *self.refiner.neck.mix.modules()):
             if isinstance(module, nn.Conv2d):

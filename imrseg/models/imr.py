@@ -50,12 +50,15 @@ class GRUCell(nn.Module, ABC):
         return torch.cat([gates, candidate], 1)
 
     def forward(self, seen: Tensor, h: Tensor, prepared: Tensor) -> Tensor:
-        """Update ``h`` (B, hidden, H, W) by ``seen`` (B, C, H, W); returns the new state."""
+        """Update ``h`` (B, hidden, H, W) by ``seen`` (B, C, H, W); returns the new state.
+
+        The convolutions compute in the precision of ``seen``; the state keeps its own.
+        """
         guided, candidate = prepared.split([2 * self.hidden, self.hidden], 1)
         columns = [slice(seen.shape[1]), slice(-self.hidden, None)]
-        z, r = (partly(self.gates, torch.cat([seen, h], 1), columns) + guided).sigmoid().chunk(2, 1)
+        z, r = (partly(self.gates, torch.cat([seen, h.to(seen.dtype)], 1), columns) + guided).sigmoid().chunk(2, 1)
         columns = [slice(self.hidden + seen.shape[1])]
-        new = (partly(self.candidate, torch.cat([r * h, seen], 1), columns) + candidate).tanh()
+        new = (partly(self.candidate, torch.cat([(r * h).to(seen.dtype), seen], 1), columns) + candidate).tanh()
         return (1 - z) * h + z * new
 
 
@@ -63,7 +66,8 @@ def partly(convs: list[nn.Conv2d], x: Tensor, columns: list[slice], biased: bool
     """What the input channels ``columns``, holding ``x``, add to the output of convolutions in a row."""
     weights = [torch.cat([convs[0].weight[:, c] for c in columns], 1), *(conv.weight for conv in convs[1:])]
     for conv, weight in zip(convs, weights, strict=True):
-        x = F.conv2d(x, weight, conv.bias if biased else None, padding=conv.padding, groups=conv.groups)
+        bias = conv.bias if biased else None
+        x = F.conv2d(x, weight.to(x.dtype), bias, padding=conv.padding, groups=conv.groups)
     return x
 
 
@@ -116,7 +120,7 @@ class NoCell(nn.Module):
     """No recurrent cell (supplement 2.3, "None"): nothing is added to ``C`` in equation 5."""
 
     def first(self, like: Tensor) -> Tensor:
-        return like.new_zeros(())
+        return like.new_zeros(1, 1, 1, 1)
 
     def prepare(self, guide: Tensor) -> None:
         return None

@@ -109,7 +109,8 @@ class Refiner(nn.Module):
         """One refinement of both images' masks by each other."""
         correlation, pair = self.neck(state.pair, state.masks)
         own = self.resize(state.masks, (correlation.shape[-2], correlation.shape[-1]))
-        hidden = self.cell(torch.cat([own, correlation], 1), state.hidden, state.constant)
+        seen = torch.cat([own.to(correlation.dtype), correlation], 1)
+        hidden = self.cell(seen, state.hidden, state.constant)
         logits = self.head(correlation + hidden, pair, state.masks).float()
         return RefinerState(pair, state.constant, logits.softmax(1)[:, 1:], hidden, logits)
 

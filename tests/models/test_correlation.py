@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from imrseg.models.conv4d import CenterPivotConv4d
 from imrseg.models.correlation import EPSILON, RawCorrelation, swap
 
 
@@ -31,18 +29,3 @@ def test_rescaling_is_exact(own_masked):
         own = f * masks if own_masked else f
         expected = direct(own, swap(f * masks)).view(4, 3, 5, 3, 5)
         torch.testing.assert_close(cosine[:, i], expected, atol=1e-12, rtol=1e-12)
-
-
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 4)])
-def test_center_pivot_by_hand(kernel, stride):
-    """One 2D convolution over each picture's positions, the other's held at the output's centre."""
-    torch.manual_seed(0)
-    conv = CenterPivotConv4d(2, 3, kernel, stride).double()
-    x = torch.randn(1, 2, 4, 5, 7, 6, dtype=torch.float64)
-    out = conv(x.permute(0, 2, 3, 4, 5, 1).contiguous()).permute(0, 5, 1, 2, 3, 4)
-    assert out.shape == (1, 3, 4, 5, -(-7 // stride), -(-6 // stride))
-    pad = kernel // 2
-    for i, j, k, m in [(0, 0, 0, 0), (3, 4, 1, 1), (1, 2, 0, 1)]:
-        own = F.conv2d(x[..., k * stride, m * stride], conv.conv1.weight, conv.conv1.bias, padding=pad)[0, :, i, j]
-        other = F.conv2d(x[:, :, i, j], conv.conv2.weight, conv.conv2.bias, padding=pad)
-        torch.testing.assert_close(out[0, :, i, j, k, m], own + other[0, :, k * stride, m * stride])

@@ -265,6 +265,17 @@ def test_products_and_features_are_made_once_per_pair(faithful, inputs, monkeypa
     assert torch.equal(state.logits[:2], faithful(*inputs[:2], *(1 - m for m in inputs[2:]))[-1].query_logits)
 
 
+def test_bfloat16_stays_near_float32(inputs):
+    torch.manual_seed(0)
+    net = IMRHSNet("resnet50").eval()
+    with torch.inference_mode():
+        exact = net(*inputs)
+        near = net.bfloat16()(*inputs)
+    for a, b in zip(near, exact, strict=True):
+        assert b.query_logits.dtype == a.query_logits.dtype == torch.float32
+        assert 0 < (a.query_logits - b.query_logits).abs().max() <= 0.02 * b.query_logits.abs().max()
+
+
 @pytest.mark.parametrize("cell", ["group", "conv", "none"])
 @pytest.mark.parametrize("masking", ["features", "correlations"])
 def test_training_lowers_the_loss(cell, masking):
