@@ -7,23 +7,45 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from imrseg import __version__
-from imrseg.errors import InputError, WeightsError
+from imrseg.errors import InputError, WeightsError, shown
 from imrseg.presets import list_presets
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic"}
+DEVICES = "auto, cpu, cuda, cuda:1 or mps"
 
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        say(f"{self.prog}: {' '.join(message.split())}", sys.stderr)
+        self.exit(2)
+
+
+def say(words: str, file: TextIO | None = None) -> None:
+    """Print; characters of labels and file names that would steer a terminal, or that it lacks, become escapes."""
+    file = file or sys.stdout
+    kept = (c if c.isprintable() or c in "\n\u200c\u200d" else c.encode("unicode_escape").decode() for c in words)
+    encoding = file.encoding or "utf-8"
+    print("".join(kept).encode(encoding, "backslashreplace").decode(encoding), file=file)
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads an option that is a whole number from ``least`` to ``most``."""
+
+    def read(words: str) -> int:
+        if not re.fullmatch(r"\s*[+-]?[0-9]{1,20}\s*", words) or not least <= int(words) <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, not {shown(words)}")
+        return int(words)
+
+    return read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except (InputError, WeightsError, OSError) as error:
-        print(f"imrseg: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"imrseg: {' '.join(str(error).split())}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -62,28 +84,39 @@ def parser() -> argparse.ArgumentParser:
     c = command(commands, "evaluate", evaluate, "mean IoU per step on a data set")
     add_data(c)
     c.add_argument("--fold", type=int, help="0 to 3; all by default")
-    c.add_argument("--shots", type=int, default=1, help="supports per episode (default 1)")
-    c.add_argument("--episodes", type=int, default=1000)
+    c.add_argument("--shots", type=whole(1, 10), default=1, help="supports per episode (default 1)")
+    c.add_argument("--episodes", type=whole(1, 10**9), default=1000)
     c.add_argument("--steps", type=int, help="refinement steps; the preset's own number by default")
-    c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--seed", type=whole(0, 2**64 - 1), default=0)
     c.add_argument("--zero-shot", action="store_true", help="no supports")
-    c.add_argument("--authors-preprocessing", action="store_true",
-                   help="with CLIP: its middle square, and the data set's classes as distractors, as published")  # fmt: skip
+    c.add_argument("--eval-side", type=int, metavar="PIXELS",
+                   help="score at this size, as HSNet does at 400; by default at the pictures' own")  # fmt: skip
+    add_authors(c)
     add_options(c)
     add_model(c)
     add_stages(c)
     c.add_argument("--json", type=Path, required=True, metavar="OUT.json")
 
-    c = command(commands, "train", train, "train the lite network")
+    c = command(commands, "train", train, "train a network (docs/training.md)")
     add_data(c)
     c.add_argument("--fold", default="all", help="the fold that is held out, 0 to 3, or all to hold none out")
     c.add_argument("--extra", action="append", default=[], metavar="folder:DIR", help="another data set")
-    c.add_argument("--config", default="lite", metavar="NAME")
-    c.add_argument("--iterations", type=int, help="in place of the config's")
-    c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--config", default="lite", metavar="NAME", help="lite, lite-hsnet, imr-hsnet-resnet50, ...")
+    c.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                   help="in place of the config's, such as cell=conv steps=2")  # fmt: skip
+    c.add_argument("--iterations", type=whole(1, 10**9), help="in place of the config's")
+    c.add_argument("--seed", type=whole(0, 2**64 - 1), default=0)
     c.add_argument("--resume", action="store_true", help="go on from the last state in --out")
     c.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default OUT/features)")
+    c.add_argument("--tensorboard", action="store_true", help="write OUT/tensorboard, too")
+    c.add_argument("--device", default="auto", help=DEVICES)
+    add_coarse(c)
+    add_authors(c)
     c.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    c = command(commands, "tables", show_tables, "the paper's tables, ours beside the published rows")
+    c.add_argument("results", type=Path, nargs="*", metavar="RESULT.json|FOLDER", help="written by evaluate")
+    c.add_argument("--table", nargs="+", action="extend", default=[], metavar="NUMBER", help="1 to 6, S2 to S7")
 
     c = command(commands, "bench", bench, "seconds from two photographs to a mask")
     add_model(c)
@@ -104,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     add_model(c)
     # A host such as Hugging Face Spaces says by Gradio's variables where to listen.
     c.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="0.0.0.0 for all")
-    c.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    c.add_argument("--port", type=whole(0, 65535), default=os.environ.get("GRADIO_SERVER_PORT", "7860"))
     c.add_argument("--share", action="store_true", help="a public address for 72 hours")
     c.add_argument("--mcp", action="store_true", help="serve as a tool for language models too")
     return top
@@ -118,15 +151,24 @@ def command(commands: Any, name: str, run: Any, title: str) -> argparse.Argument
 
 def add_model(c: argparse.ArgumentParser) -> None:
     c.add_argument("--preset", default="lite", metavar="NAME", help=f"one of {', '.join(list_presets())}")
-    c.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    c.add_argument("--device", default="auto", help=DEVICES)
 
 
 def add_stages(c: argparse.ArgumentParser) -> None:
     c.add_argument("--checkpoint", type=Path, metavar="FILE", help="network weights in place of the preset's")
+    add_coarse(c)
+
+
+def add_coarse(c: argparse.ArgumentParser) -> None:
     c.add_argument("--coarse", metavar="lite|clip|clip:MODEL", help="what makes the coarse masks, not the preset's own")
     c.add_argument("--clip-method", metavar="gradcam|similarity", help="CLIP's maps (default gradcam)")
     c.add_argument("--clip-contrast", metavar="softmax|cosine", help="what Grad-CAM explains (default softmax)")
     c.add_argument("--clip-side", type=int, metavar="PIXELS", help="of the square that CLIP sees")
+
+
+def add_authors(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--authors-preprocessing", action="store_true",
+                   help="with CLIP: its middle square, and the data set's classes as distractors, as published")  # fmt: skip
 
 
 def add_options(c: argparse.ArgumentParser) -> None:
@@ -143,23 +185,34 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("aggregate", "distractors", "prompts", "edges", "edges_on")}
 
 
-def load_segmenter(args: argparse.Namespace, **fixed: Any) -> Any:
-    """The segmenter that a command's options describe; ``fixed`` are settings of CLIP beside them."""
+def clip_settings(args: argparse.Namespace, **fixed: Any) -> Any:
+    """What a command's options say of CLIP, None for nothing; ``fixed`` are settings beside them."""
     from imrseg.coarse.maskers import ClipSettings
-    from imrseg.segmenter import Segmenter
 
     given = {"method": args.clip_method, "contrast": args.clip_contrast, "side": args.clip_side}
     chosen = fixed | {name: value for name, value in given.items() if value is not None}
-    clip = ClipSettings(**chosen) if chosen else None
-    return Segmenter.from_preset(args.preset, args.device, args.checkpoint, args.coarse, clip)
+    return ClipSettings(**chosen) if chosen else None
+
+
+def load_segmenter(args: argparse.Namespace, **fixed: Any) -> Any:
+    """The segmenter that a command's options describe; ``fixed`` are settings of CLIP beside them."""
+    from imrseg.segmenter import Segmenter
+
+    return Segmenter.from_preset(args.preset, args.device, args.checkpoint, args.coarse, clip_settings(args, **fixed))
 
 
 def add_data(c: argparse.ArgumentParser) -> None:
-    c.add_argument("--benchmark", required=True, metavar="pascal|folder")
+    c.add_argument("--benchmark", required=True, metavar="pascal|coco|fss|folder")
     c.add_argument(
-        "--data", type=Path, required=True, metavar="ROOT", help="holds VOC2012/, or class/images and class/masks"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="ROOT",
+        help="holds VOC2012/, COCO2014/ or FSS-1000/; of a folder, class/images and class/masks",
     )
-    c.add_argument("--splits", type=Path, metavar="DIR", help="for pascal: holds val/ and trn/ with the fold lists")
+    c.add_argument(
+        "--splits", type=Path, metavar="DIR", help="HSNet's fold lists, in val/ and trn/; made where not given"
+    )
 
 
 def segment(args: argparse.Namespace) -> None:
@@ -199,9 +252,9 @@ def segment(args: argparse.Namespace) -> None:
         bundle.write_zip(args.zip, founds, segmenter)
     for name, record in records.items():
         covered = record["steps"][-1]["covered"]
-        print(f"{args.out / name}: “{record['label']}” covers {covered:.1%} of {record['query']}")
+        say(f"{args.out / name}: “{record['label']}” covers {covered:.1%} of {record['query']}")
         for warning in record["warnings"]:
-            print(f"  {warning}")
+            say(f"  {warning}")
 
 
 def pictures_in(given: Path) -> list[Path]:
@@ -226,31 +279,57 @@ def manifest(records: dict[str, dict[str, Any]], segmenter: Any) -> dict[str, An
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from imrseg import evaluation, tables
+    from imrseg import distributed, evaluation, tables
     from imrseg.export import write_json
     from imrseg.run import Options
+    from imrseg.segmenter import pick_device
 
-    entries = evaluation.held_out(args.benchmark, args.data, args.splits, args.fold)
-    authors = {"centre": True, "vocabulary": evaluation.classes(args.benchmark, entries)}
-    segmenter = load_segmenter(args, **(authors if args.authors_preprocessing else {}))
-    result = evaluation.evaluate(
-        segmenter,
-        entries,
-        shots=args.shots,
-        episodes=args.episodes,
-        steps=args.steps,
-        seed=args.seed,
-        zero_shot=args.zero_shot,
-        options=Options(**options_of(args)),
-    )
-    write_json(args.json, result)
-    print(tables.by_class(result))
+    with distributed.joined(pick_device(args.device)) as device:
+        args.device = str(device)
+        entries = evaluation.held_out(args.benchmark, args.data, args.splits, args.fold)
+        authors = {"centre": True, "vocabulary": evaluation.classes(args.benchmark, entries)}
+        segmenter = load_segmenter(args, **(authors if args.authors_preprocessing else {}))
+        result = evaluation.evaluate(
+            segmenter,
+            entries,
+            shots=args.shots,
+            episodes=args.episodes,
+            steps=args.steps,
+            seed=args.seed,
+            zero_shot=args.zero_shot,
+            options=Options(**options_of(args)),
+            uniform=args.benchmark == "coco",
+            side=args.eval_side,
+        )
+        if distributed.rank() == 0:
+            write_json(args.json, {**result, "benchmark": args.benchmark, "fold": args.fold})
+            print(tables.by_class(result))
+
+
+def show_tables(args: argparse.Namespace) -> None:
+    from imrseg import tables
+
+    print(tables.report(tables.load_results(args.results), args.table))
 
 
 def train(args: argparse.Namespace) -> None:
-    from imrseg import training
+    from imrseg import distributed, training
+    from imrseg.data.benchmarks import classes
+    from imrseg.segmenter import pick_device
 
-    print(training.run(args))
+    fixed = {"seed": args.seed} | ({} if args.iterations is None else {"iterations": args.iterations})
+    config = training.get_config(args.config, args.set, **fixed)
+    with distributed.joined(pick_device(args.device)) as device:
+        sources, pictures = training.gather(args.benchmark, args.data, args.splits, args.fold, args.extra)
+        masker = None
+        if args.coarse or (config.network != "lite" and config.start == "coarse"):
+            authors = {"centre": True, "vocabulary": classes(args.benchmark, sources[0])}
+            clip = clip_settings(args, **(authors if args.authors_preprocessing else {}))
+            masker = training.load_masker(args.coarse or "clip", clip, device)
+        cache = args.cache or args.out / "features"
+        path = training.train(sources, pictures, config, args.out, cache, args.resume, masker, device, args.tensorboard)
+        if distributed.rank() == 0:
+            print(path)
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -271,7 +350,7 @@ def list_weights() -> None:
         print(f"{known.name}  {size}\n  {known.what}\n  licence: {known.licence}\n  from: {known.origin}")
         if weights.have(known.name):
             path = weights.find(known.name)
-            print(f"  here: {path}  SHA-256 {weights.sha256(path)}")
+            say(f"  here: {path}  SHA-256 {weights.sha256(path)}")
         else:
             print(f"  missing: {hub.missing(known.name)}")
 
@@ -285,14 +364,14 @@ def fetch_weights(args: argparse.Namespace) -> None:
 def check_weights(args: argparse.Namespace) -> None:
     from imrseg import weights
 
-    print("\n".join(weights.describe(args.file)))
+    say("\n".join(weights.describe(args.file)))
 
 
 def convert_weights(args: argparse.Namespace) -> None:
     from imrseg import weights
 
     weights.convert(args.source, args.target)
-    print("\n".join(weights.describe(args.target)))
+    say("\n".join(weights.describe(args.target)))
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -303,8 +382,6 @@ def demo(args: argparse.Namespace) -> None:
     try:  # before any model: it prepares ZeroGPU
         from imrseg.app import APPEARANCE, build_app
         from imrseg.app.gpu import on_zero_gpu
-        from imrseg.app.handlers import split_labels
-        from imrseg.app.layout import list_examples
     except ImportError as error:
         raise InputError(f"The page needs Gradio: pip install imrseg[app] ({error}).") from None
     from imrseg.segmenter import Segmenter
@@ -319,8 +396,6 @@ def demo(args: argparse.Namespace) -> None:
         server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp,
         prevent_thread_lock=True, **APPEARANCE,
     )  # fmt: skip
-    if not on_zero_gpu():  # what the examples need is remembered
-        for example in list_examples():
-            for label in split_labels(example.label):
-                segmenter.segment(example.query, example.supports, label, steps=1)
+    if not on_zero_gpu():
+        app.handlers.prepare_examples()
     app.block_thread()

@@ -7,26 +7,38 @@ goes back to the picture's own size by the inverse stretch, so nothing is croppe
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
+import os
+import stat
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from imrseg.errors import InputError
+from imrseg.guards import MAX_EXIF, check_file
 
 ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray | Picture"
 
-MAX_PIXELS = 100_000_000  # of the file, checked before decoding
+MAX_BYTES = 400_000_000  # of a file: 100 megapixels of four bytes each
+MAX_PIXELS = 100_000_000  # of a picture, checked before decoding
+MAX_SIDE = 100_000  # pixels: what the exports can hold
+MAX_PROFILE = 8 * 2**20  # bytes of a colour profile
 WORKING_SIDE = 1280  # longer side of the pixels that are kept: enough for networks and the screen
-ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP or GIF"
+ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000 or AVIF"
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")  # Pillow's others may run programs
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc")  # brands, in the beginning of the file
+T = Image.Transpose
+UPRIGHT = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_270,
+           7: T.TRANSVERSE, 8: T.ROTATE_90}  # what EXIF's orientation asks for  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,101 +64,217 @@ class Picture:
 
 
 def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
-    """Read a picture from a path, a PIL image or a uint8 array (H, W, 3), (H, W) or (H, W, 4).
+    """Read a picture from a path, a PIL image or an array (H, W), (H, W, 3) or (H, W, 4) of any real numbers.
 
-    EXIF orientation is applied; transparency is laid on white; grey and palette become RGB; of an
-    animation the first frame is taken.
+    EXIF orientation is applied; colours become sRGB, 8 bits each; transparency is laid on white; of an
+    animation the first frame is taken. ``docs/inputs.md`` says what becomes of each kind of file and array.
 
     Args:
         source: the picture; a ``Picture`` comes back as it is.
         side: the longer side that its pixels are reduced to, where it is longer; None: all are kept.
 
     Raises:
-        InputError: not a picture, larger than ``MAX_PIXELS``, broken, or an array of another kind.
+        InputError: not a picture, larger than ``MAX_PIXELS``, ``MAX_SIDE`` or ``MAX_BYTES``, broken, or an
+            array of another kind.
     """
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
-        return _finish(_from_array(source), "picture", side)
+        notes: list[str] = []
+        return _finish(_from_array(source, notes), "picture", side, notes)
     if not isinstance(source, (str, Path, Image.Image)):
         raise InputError(f"A picture must be a path, a PIL image or a NumPy array, not {type(source).__name__}.")
-    name = Path(source if isinstance(source, (str, Path)) else getattr(source, "filename", "")).name or "picture"
+    path = getattr(source, "filename", "") if isinstance(source, Image.Image) else source
+    name = (Path(os.fsdecode(path)).name if isinstance(path, (str, bytes, Path)) else "") or "picture"
     try:
         if isinstance(source, Image.Image):
-            return _finish(source, name, side)
-        if not Path(source).is_file():
-            raise InputError(f"There is no picture file at “{source}”.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(Path(source).read_bytes())) as image:
-                return _finish(image, name, side, draft=True)
+            return _finish(source, name, side, [])
+        with _open_file(Path(source)) as file, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")  # of broken metadata, and of sizes that are checked here
+            check_file(file, name)
+            with Image.open(file, formats=_formats(file, name)) as image:
+                return _finish(image, name, side, [], draft=True)
     except UnidentifiedImageError:
         raise InputError(f"“{name}” is not a picture that can be read. Accepted: {ACCEPTED}.") from None
     except Image.DecompressionBombError:
         raise InputError(f"“{name}” is too large. Accepted: up to {MAX_PIXELS // 10**6} megapixels.") from None
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"“{name}” is broken and cannot be read ({error}).") from None
+    except Exception as error:  # a broken file can raise anything
+        raise InputError(f"“{name}” is broken and cannot be read ({error or type(error).__name__}).") from None
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
-    if array.dtype != np.uint8 or channels not in (1, 3, 4) or array.size == 0:
+def _open_file(path: Path) -> BinaryIO:
+    """The file, if it is one: a folder, a pipe or a device is not opened."""
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise InputError(f"“{path}” is a folder. Give the path of a picture in it.")
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"“{path}” is a device or a pipe. Give the path of a picture file.")
+        if not found.st_size:
+            raise InputError(f"“{path.name}” is empty.")
+        if found.st_size > MAX_BYTES:
+            raise InputError(
+                f"“{path.name}” has {found.st_size / 1e6:.0f} MB. Accepted: up to {MAX_BYTES // 10**6} MB."
+            )
+        return path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"There is no picture file at “{path}”.") from None
+    except OSError as error:
+        raise InputError(f"“{path}” cannot be read ({error.strerror or error}).") from None
+    except InputError:
+        raise
+    except ValueError:  # a NUL, or half a character
+        raise InputError(f"There is no picture file at “{path}”: no file can have that name.") from None
+
+
+def _formats(file: BinaryIO, name: str) -> tuple[str, ...]:
+    start = file.read(64)
+    file.seek(0)
+    if start[4:8] != b"ftyp" or not any(brand in start for brand in HEIC):
+        return FORMATS
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
         raise InputError(
-            f"An array must be uint8 of shape (H, W, 3); this one is {array.dtype} of shape {array.shape}."
+            f"“{name}” is a HEIC picture. Save it as JPEG, or install what reads it: pip install pillow-heif"
+        ) from None
+    return ("HEIF",)
+
+
+def _from_array(array: np.ndarray, notes: list[str]) -> Image.Image:
+    shape = array.shape
+    channels = 1 if array.ndim == 2 else shape[-1] if array.ndim == 3 else 0
+    if array.dtype.kind not in "biuf" or channels not in (1, 3, 4) or array.size == 0:
+        turn = " Put the channels last." if array.ndim == 3 and shape[0] in (1, 3, 4) else ""
+        raise InputError(
+            f"An array must hold numbers in the shape (H, W), (H, W, 3) or (H, W, 4); "
+            f"this one is {str(array.dtype)[:40]} of shape {shape}.{turn}"
         )
-    return Image.fromarray(np.ascontiguousarray(array.squeeze(-1) if array.ndim == 3 and channels == 1 else array))
+    _check_size(shape[1], shape[0], "picture")
+    array = np.asarray(array.squeeze(-1) if array.ndim == 3 and channels == 1 else array)
+    array = array.astype(np.float64) if array.dtype.itemsize > 8 else array
+    if not np.isfinite(array).all():
+        raise InputError("The array holds NaN or infinite values. Accepted: numbers.")
+    return Image.fromarray(np.ascontiguousarray(_to_bytes(array, "picture", notes)))
 
 
-def _finish(image: Image.Image, name: str, side: int | None, draft: bool = False) -> Picture:
-    notes: list[str] = []
-    width, height = image.size
+def _check_size(width: int, height: int, name: str) -> None:
     if width * height == 0:
         raise InputError(f"“{name}” has no pixels.")
     if width * height > MAX_PIXELS:
-        raise InputError(f"“{name}” has {width * height / 1e6:.0f} megapixels. Accepted: up to {MAX_PIXELS // 10**6}.")
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a phone's JPEG with a preview inside
-        notes.append(f"“{name}” is animated; its first frame was used.")
-    orientation = image.getexif().get(0x0112, 1)
-    if draft and side is not None:  # JPEG decodes straight to a smaller size; it would shrink a caller's image for good
-        image.draft("RGB", (side, side))
+        raise InputError(
+            f"“{name}” has {width * height / 1e6:.0f} megapixels. Accepted: up to {MAX_PIXELS // 10**6} megapixels."
+        )
+    if max(width, height) > MAX_SIDE:
+        raise InputError(f"“{name}” is {width} x {height} pixels. Accepted: up to {MAX_SIDE} on a side.")
+
+
+def _finish(image: Image.Image, name: str, side: int | None, notes: list[str], draft: bool = False) -> Picture:
+    _check_size(*image.size, name)
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG with a preview inside
+        many = "has several pages; its first page" if image.format == "TIFF" else "is animated; its first frame"
+        notes.append(f"“{name}” {many} was used.")
+    width, height = image.size
+    # JPEG decodes straight to a smaller size; it would shrink a caller's image for good.
+    drafted = image.draft("RGB", (side, side)) if draft and side is not None else None
     image.load()
+    if drafted is None:  # a TIFF has turned itself upright
+        width, height = image.size
+    orientation, profile = _orientation(image), image.info.get("icc_profile")
+    image = _eight_bit(image, name, notes)
     if side is not None and max(image.size) > side:
         scale = side / max(image.size)
         smaller = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        if image.mode in ("P", "1", "PA"):
-            image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
-        if image.mode.startswith("I;16"):
-            image = _from_16_bit(image)
         image = image.resize(smaller, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    image = _to_rgb(image, name, notes)
-    if orientation in (2, 3, 4, 5, 6, 7, 8):
-        image.getexif()[0x0112] = orientation
-        image = ImageOps.exif_transpose(image)
+    image = _to_srgb(_opaque(image, name, notes), profile, name, notes)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
         if orientation >= 5:
             width, height = height, width
     return Picture(np.asarray(image, np.uint8), (height, width), name, notes)
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    return Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 to 8; 1 where it is broken."""
+    try:
+        if len(image.info.get("exif") or b"") <= MAX_EXIF:
+            return int(image.getexif().get(0x0112, 1))
+    except Exception:  # it says how to show the picture, which is whole
+        return 1
+    return 1
 
 
-def _to_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = _from_16_bit(image)
-    elif image.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(image, np.float64))
-        low, high = values.min(), values.max()
-        notes.append(f"“{name}” has {image.mode} pixels; {low:g} to {high:g} was stretched to 0 to 255.")
-        image = Image.fromarray(((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8))
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        if layer.getchannel("A").getextrema() != (255, 255):
-            notes.append(f"“{name}” is transparent in parts; they were laid on white.")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
+def _eight_bit(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    """The picture as L, RGB, RGBA or CMYK, which can be resized."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image)
+        known = np.isfinite(values)
+        if not known.all():
+            notes.append(f"“{name}” holds values that are no numbers; they became as dark as the darkest.")
+            values = np.where(known, values, values[known].min() if known.any() else 0)
+        return Image.fromarray(_to_bytes(values, name, notes))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _to_bytes(values: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
+    """Finite numbers of any type as brightness, uint8 of the same shape.
+
+    From 0 to 255 they stay as they are, fractions from 0 to 1 are 0 to 255, whole numbers to 65535 lose
+    their lowest bits, others are stretched from the lowest to the highest.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values * np.uint8(255)
+    low, high, whole = values.min(), values.max(), values.dtype.kind in "iu"
+    if low >= 0 and 255 < high < 2**16 and whole:
+        bits = int(high).bit_length()
+        notes.append(f"“{name}” has {bits} bits a channel; the highest 8 were used.")
+        return (values >> (bits - 8)).astype(np.uint8)
+    if low >= 0 and high <= 255:
+        half_low, half_span = 0.0, 127.5 if whole or high > 1 else 0.5
+    else:
+        notes.append(f"“{name}” has values from {low:g} to {high:g}; they were stretched to 0 to 255.")
+        half_low, half_span = float(low) / 2, float(high) / 2 - float(low) / 2  # the whole span may overflow
+    out = np.empty(values.shape, np.uint8)
+    for row, line in zip(out, values, strict=True):  # all at once would take many times the memory
+        row[...] = np.rint((line.astype(np.float64) / 2 - half_low) * (255 / max(half_span, 1e-300)))
+    return out
+
+
+def _opaque(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    if image.getchannel("A").getextrema() != (255, 255):
+        notes.append(f"“{name}” is transparent in parts; they were laid on white.")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None, name: str, notes: list[str]) -> Image.Image:
+    """L, RGB or CMYK as RGB, by its colour profile where it has one that is not sRGB itself."""
+    if not profile:
+        return image.convert("RGB")
+    try:
+        if len(profile) > MAX_PROFILE:
+            raise ValueError
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in (given.profile.profile_description or "").lower():
+            return image.convert("RGB")
+        mode = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}[given.profile.xcolor_space]
+        if mode != image.mode and "CMYK" in (mode, image.mode):
+            raise ValueError
+        out = ImageCms.profileToProfile(image.convert(mode), given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        assert out is not None
+        return out
+    except Exception:  # of a profile anything may be broken
+        notes.append(f"“{name}” has a colour profile that cannot be used; its colours may be off.")
+        return image.convert("RGB")
 
 
 def stretch(pixels: np.ndarray, side: int) -> np.ndarray:

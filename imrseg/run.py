@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from imrseg.edges import EDGES, clean
-from imrseg.errors import InputError
+from imrseg.errors import InputError, shown
 from imrseg.images import ImageSource, open_picture, to_size
 from imrseg.postprocess import AGGREGATES, aggregate
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 MAX_SUPPORTS = 10
 MAX_LABEL = 200  # characters
 MAX_DISTRACTORS = 20
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # would reorder the text around a label
 UNLIKELY = 0.5  # confidence under which a label is called probably absent
 REENTRY = (100, 100)  # cells of a coarse mask that was fitted to edges, as the network is given it
 EMPTY = 0.001  # covered share under which a mask counts as empty
@@ -56,9 +59,10 @@ class Options:
         for name, accepted in (
             ("aggregate", (None, *AGGREGATES)), ("prompts", PROMPTS), ("edges", (None, *EDGES)), ("edges_on", EDGES_ON)
         ):  # fmt: skip
-            if getattr(self, name) not in accepted:
+            value = getattr(self, name)
+            if not isinstance(value, str | None) or value not in accepted:
                 words = ", ".join(str(a) for a in accepted)
-                raise InputError(f"{name} must be one of {words}, not {getattr(self, name)!r}.")
+                raise InputError(f"{name} must be one of {words}, not {shown(value)}.")
         if not isinstance(self.distractors, (list, tuple)) or len(self.distractors) > MAX_DISTRACTORS:
             raise InputError(f"The distractors must be a list of up to {MAX_DISTRACTORS} words.")
         object.__setattr__(self, "distractors", tuple(check_label(d, "distractor") for d in self.distractors))
@@ -168,7 +172,7 @@ class Run:
         masker = segmenter.masker
         reading = masker.read(self.label, options.distractors, options.prompts == "ensemble")
         pictures = [self.query, *self.supports]
-        self.warnings = [w for p in pictures for w in p.warnings] + list(reading.warnings)
+        self.warnings = [w for p in pictures for w in p.warnings] + list(reading.warnings) + segmenter.notes
 
         seen = segmenter.features(masker.encoder, pictures)
         prepared = segmenter.prepare(pictures)
@@ -203,7 +207,16 @@ class Run:
         return self.options.edges is not None and self.options.edges_on == "every"
 
     def advance(self) -> Step:
-        """One more refinement step from the carried state."""
+        """One more refinement step from the carried state; with less at once where the device's memory is full."""
+        while True:
+            try:
+                return self._advance()
+            except torch.OutOfMemoryError:
+                self.segmenter = self.segmenter.spared()
+            self.release()
+            self.warnings += self.segmenter.notes
+
+    def _advance(self) -> Step:
         self._remember()
         clock, last = Clock(), self.steps[-1]
         with torch.inference_mode():
@@ -259,9 +272,24 @@ class Run:
         return self.steps[index]
 
     @property
+    def held(self) -> int:
+        """Bytes of what ``release`` would let go of."""
+        storages = {}
+        for tensor in _tensors(self._states):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return sum(storages.values())
+
+    @property
     def corrected(self) -> bool:
         """Whether marks of the user's took part."""
         return bool(self._marks)
+
+    def copy(self) -> Run:
+        """A run that goes on from here by itself."""
+        other = Run.__new__(Run)
+        for name, value in vars(self).items():
+            setattr(other, name, copy(value) if isinstance(value, (list, dict)) else value)
+        return other
 
     def release(self) -> None:
         """Let go of what the next step would need, many megabytes; it is computed anew if the run goes on."""
@@ -377,16 +405,37 @@ class Clock:
 
 
 def check_label(label: str, kind: str = "label") -> str:
-    """The label without surrounding blanks.
+    """The label on one line, with single blanks between its words and none around them.
 
     Raises:
-        InputError: not text, blank, or longer than 200 characters.
+        InputError: not text, blank, longer than 200 characters, or with characters that do not stand for
+            themselves: control characters, halves of surrogate pairs, marks that turn the direction of the
+            text around them.
     """
     if not isinstance(label, str) or not label.strip():
         raise InputError(f"The {kind} is empty. Type what to look for, for example: cat")
-    if len(label.strip()) > MAX_LABEL:
-        raise InputError(f"The {kind} has {len(label.strip())} characters. Accepted: up to {MAX_LABEL}.")
-    return label.strip()
+    if len(label) > MAX_LABEL:
+        raise InputError(f"The {kind} has {len(label)} characters. Accepted: up to {MAX_LABEL}.")
+    plain = " ".join(label.split())
+    if any(unicodedata.category(c) in ("Cc", "Cs") or c in TURNING for c in plain):
+        raise InputError(f"The {kind} holds control characters. Accepted: letters, digits, blanks and punctuation.")
+    return plain
+
+
+def _tensors(of: Any) -> Iterator[Tensor]:
+    """All tensors within lists, tuples, dicts and dataclasses."""
+    if isinstance(of, Tensor):
+        yield of
+        return
+    parts: Iterable[Any] = ()
+    if isinstance(of, dict):
+        parts = of.values()
+    elif isinstance(of, (list, tuple)):
+        parts = of
+    elif is_dataclass(of):
+        parts = vars(of).values()
+    for part in parts:
+        yield from _tensors(part)
 
 
 def _array(masks: Tensor) -> np.ndarray:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +17,7 @@ from imrseg import weights
 from imrseg.coarse.lexicon import LEXICON
 from imrseg.coarse.maskers import ClipSettings, LiteMasker, Masker, load_clip_masker
 from imrseg.encoders import Encoder, Features
-from imrseg.errors import InputError
+from imrseg.errors import InputError, shown
 from imrseg.images import ImageSource, Picture
 from imrseg.models.refiner import Prepared
 from imrseg.networks import Network, lite_encoder, load_network
@@ -22,6 +25,7 @@ from imrseg.presets import Preset, get_preset
 from imrseg.run import Options, Result, Run, Step
 
 MAX_STEPS = 20
+MAX_SEED = 2**64 - 1
 REMEMBERED = 512 * 2**20  # bytes of features that are kept
 
 
@@ -37,11 +41,17 @@ class Segmenter:
         masker: stage 1. network: stage 2.
         device: where both run.
         remember: bytes of features that are kept.
+        one_by_one: no two pictures or pairs at once, which needs less memory.
+        notes: what runs of this segmenter say of it among their warnings.
     """
+
+    _reload: Callable[[], Segmenter] | None = None  # makes the same on the CPU
 
     def __init__(self, preset: Preset, masker: Masker, network: Network, device: torch.device) -> None:
         self.preset, self.masker, self.network, self.device = preset, masker, network, device
         self.remember = REMEMBERED
+        self.one_by_one = False
+        self.notes: list[str] = []
         self._remembered: OrderedDict[tuple[str, bytes], Features] = OrderedDict()
         self._prepared: tuple[tuple[bytes, ...], list[Prepared]] = ((), [])
         self._lock = threading.Lock()
@@ -84,7 +94,10 @@ class Segmenter:
             own = preset.network == "lite"
             encoder = network.encoder if own else lite_encoder(where)
             masker = LiteMasker(path if own else weights.find("lite.safetensors"), weights.find(LEXICON), encoder)
-        return cls(preset, masker, network, where)
+        segmenter = cls(preset, masker, network, where)
+        if where.type != "cpu":
+            segmenter._reload = partial(cls.from_preset, name, "cpu", checkpoint, coarse, clip)
+        return segmenter
 
     def segment(
         self,
@@ -108,8 +121,8 @@ class Segmenter:
             label: one label, any English words.
             steps: refinement steps, 0 to 20; None takes the preset's number.
             threshold: in [0, 1], where ``Result.mask`` is cut.
-            seed: for presets that draw at random; those there are draw nothing, a result is a function
-                of its inputs.
+            seed: 0 to 2**64 - 1, for presets that draw at random; those there are draw nothing, a result is
+                a function of its inputs.
             aggregate: how K supports' masks become one, "vote" (supplement 2.1) or "mean"; None takes
                 the preset's own.
             distractors: up to 20 other things in the pictures, which the label is told apart from.
@@ -120,9 +133,10 @@ class Segmenter:
         Raises:
             InputError: a picture, the label or a setting cannot be used.
         """
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-            raise InputError(f"The threshold must be a number from 0 to 1, not {threshold!r}.")
+        if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 <= threshold <= 1:
+            raise InputError(f"The threshold must be a number from 0 to 1, not {shown(threshold)}.")
         count = self.check_steps(steps)
+        check_whole(seed, "seed", MAX_SEED)
         options = Options(aggregate, distractors, prompts, edges, edges_on)
         run = self.start(query, supports, label, options)
         done = [run.steps[0]] + [run.advance() for _ in range(count)]
@@ -144,6 +158,7 @@ class Segmenter:
     ) -> Iterator[Step]:
         """The same steps as ``segment``, one at a time, as they are computed."""
         count = self.check_steps(steps)
+        check_whole(seed, "seed", MAX_SEED)
         run = self.start(query, supports, label, Options(aggregate, distractors, prompts, edges, edges_on))
         for index in range(count + 1):
             step = run.advance() if index else run.steps[0]
@@ -152,8 +167,46 @@ class Segmenter:
     def start(
         self, query: ImageSource, supports: Sequence[ImageSource], label: str, options: Options | None = None
     ) -> Run:
-        """Begin a run whose steps are asked for one by one (``Run.advance``)."""
-        return Run(self, query, supports, label, options or Options())
+        """Begin a run whose steps are asked for one by one (``Run.advance``).
+
+        Where the device's memory is full, pictures are taken one by one, and then on the CPU; the run says so.
+        """
+        segmenter = self
+        while True:
+            try:
+                return Run(segmenter, query, supports, label, options or Options())
+            except torch.OutOfMemoryError:
+                segmenter = segmenter.spared()
+
+    def spared(self) -> Segmenter:
+        """What to go on with where the device's memory is full, after letting go of what was remembered there.
+
+        Raises:
+            torch.OutOfMemoryError: there is nothing that needs less.
+        """
+        with self._lock:
+            self._remembered.clear()
+            self._prepared = ((), [])
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._smaller is None:
+            raise torch.OutOfMemoryError(
+                f"There is too little memory for this, even one picture at a time: {self.device}."
+            )
+        return self._smaller
+
+    @cached_property
+    def _smaller(self) -> Segmenter | None:
+        if not self.one_by_one:
+            smaller = Segmenter(self.preset, self.masker, replace(self.network, together=1), self.device)
+            smaller.one_by_one, smaller._reload = True, self._reload
+            smaller.notes = ["The device's memory was full; pictures were taken one by one."]
+            return smaller
+        if self._reload is None:
+            return None
+        smaller = self._reload()
+        smaller.notes = ["The device's memory was full; the result was computed on the CPU, which takes longer."]
+        return smaller
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -167,11 +220,7 @@ class Segmenter:
         Raises:
             InputError: not a whole number from 0 to 20.
         """
-        if steps is None:
-            return self.preset.steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= MAX_STEPS:
-            raise InputError(f"The number of steps must be a whole number from 0 to {MAX_STEPS}, not {steps!r}.")
-        return steps
+        return self.preset.steps if steps is None else check_whole(steps, "number of steps", MAX_STEPS)
 
     def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
         """The network's part that is the same for every label, of the query and its supports.
@@ -197,9 +246,13 @@ class Segmenter:
             found = {key: self._remembered[key] for key in keys if key in self._remembered}
         new = {key: p for key, p in zip(keys, pictures, strict=True) if key not in found}
         if new:
-            out = encoder(list(new.values()))
-            for i, key in enumerate(new):
-                found[key] = {name: t[i : i + 1] for name, t in out.items()}
+            waiting = list(new.items())
+            size = 1 if self.one_by_one else len(waiting)
+            for first in range(0, len(waiting), size):
+                part = waiting[first : first + size]
+                out = encoder([p for _, p in part])
+                for i, (key, _) in enumerate(part):
+                    found[key] = {name: t[i : i + 1] for name, t in out.items()}
         with self._lock:
             for key in keys:
                 self._remembered[key] = found[key]
@@ -208,6 +261,17 @@ class Segmenter:
             while self._remembered and kept > self.remember:
                 kept -= size_of(self._remembered.popitem(last=False)[1])
         return [found[key] for key in keys]
+
+
+def check_whole(value: Any, name: str, most: int) -> int:
+    """``value`` as an ``int``.
+
+    Raises:
+        InputError: not a whole number from 0 to ``most``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= most:
+        raise InputError(f"The {name} must be a whole number from 0 to {most}, not {shown(value)}.")
+    return int(value)
 
 
 def size_of(features: Features) -> int:

@@ -156,7 +156,7 @@ def test_what_is_copied_is_enough(tmp_path):
                 shutil.copy(ROOT / source, tmp_path / target)
     code = """
 import imrseg, demo
-from imrseg.app.layout import list_examples
+from imrseg.app.examples import list_examples
 from imrseg import Segmenter
 example = list_examples()[0]
 seg = Segmenter.from_preset("lite", device="cpu")

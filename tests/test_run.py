@@ -33,8 +33,52 @@ def test_an_empty_mask_and_a_doubtful_label_are_told(segmenter, cat):
     assert verdict("cat", ["a"], 0.9, 0.5) == verdict("cat", ["a"], None, 0.5) == ["a"]
 
 
-def test_a_label_is_stripped():
+def test_a_label_is_one_line():
     assert check_label("  red car ") == "red car"
+    assert check_label("red\n\t car\u3000\r\n") == "red car"
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "猫",
+        "🐈‍⬛",
+        "قطة",
+        "a\u200fb",
+        "<script>alert(1)</script>",
+        "$\\frac{1}{0}$",
+        "a, b",
+        "the",
+        "e\u0301" * 99,
+        "x" * 200,
+    ],
+)
+def test_a_label_may_be_any_text(label):
+    assert check_label(label) == label
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("", "is empty"),
+        (" \t\n\u3000", "is empty"),
+        (None, "is empty"),
+        (b"cat", "is empty"),
+        (["cat"], "is empty"),
+        ("x" * 201, "has 201 characters. Accepted: up to 200"),
+        ("x" * 10_000, "has 10000 characters. Accepted: up to 200"),
+        ("cat\0", "holds control characters"),
+        ("\x1b[31mcat", "holds control characters"),
+        ("cat\x7f", "holds control characters"),
+        ("cat\u202etac", "holds control characters"),
+        ("cat\u2067", "holds control characters"),
+        ("cat\ud83d", "holds control characters"),
+    ],
+)
+def test_labels_that_are_refused(label, said):
+    with pytest.raises(InputError, match=said) as error:
+        check_label(label)
+    assert len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize(
@@ -48,6 +92,12 @@ def test_a_label_is_stripped():
         ({"distractors": ["x"] * (MAX_DISTRACTORS + 1)}, "list of up to 20"),
         ({"distractors": [" "]}, "distractor is empty"),
         ({"distractors": [3]}, "distractor is empty"),
+        ({"distractors": ["a\x1b[31m"]}, "distractor holds control characters"),
+        ({"aggregate": 3}, "None, vote, mean"),
+        ({"aggregate": np.zeros(3)}, "None, vote, mean"),
+        ({"prompts": None}, "single, ensemble"),
+        ({"edges": ["guided"]}, "guided, grabcut"),
+        ({"edges": "x" * 10_000}, "not 'xxxxxxxxxxxx...xxxxxxxxxxxxx'"),
     ],
 )
 def test_options_outside_the_accepted_are_refused(given, said):
@@ -174,3 +224,23 @@ def test_a_released_run_goes_on_as_if_nothing_had_been(segmenter, cat, cup):
     released.release()
     released.correct(2, {0: blot(1)})
     assert [s.index for s in released.steps] == [0, 1, 2]
+
+
+def test_a_copy_goes_on_by_itself(segmenter, cat):
+    run = segmenter.start(cat, [], "cat")
+    run.advance()
+    other = run.copy()
+    other.correct(1, {0: np.ones((4, 4), np.int8)})
+    other.advance()
+    assert (len(run.steps), len(other.steps)) == (2, 3)
+    assert not run.corrected
+    np.testing.assert_array_equal(run.advance().query_soft, segmenter.segment(cat, [], "cat", 2).steps[2].query_soft)
+
+
+def test_what_a_run_holds_is_let_go_of(segmenter, cat):
+    run = segmenter.start(cat, [cat[:, ::-1].copy()], "cat")
+    run.advance()
+    assert run.held > 10**6
+    run.release()
+    assert run.held == 0
+    assert run.advance().index == 2

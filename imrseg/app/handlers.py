@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import cv2
 import gradio as gr
 import numpy as np
 
-from imrseg import bundle, coco
+from imrseg import bundle
 from imrseg.app.downloads import EVERYTHING, FORMATS, all_labels
-from imrseg.app.layout import IS, KEEP, Page, lay_out, list_examples
-from imrseg.app.models import Models
+from imrseg.app.endpoints import Endpoints
+from imrseg.app.examples import Example, list_examples
+from imrseg.app.layout import IS, KEEP, Page, lay_out
+from imrseg.app.models import MODEL, Models
 from imrseg.app.rendering import curve, draw, filmstrip, note, problem, progress, status, step_name
 from imrseg.app.sessions import Finding, Scene, Session
+from imrseg.app.words import split_labels, told_to_visitor, words_for
 from imrseg.clicks import grow_dabs
-from imrseg.errors import InputError, WeightsError
-from imrseg.export import write_result
+from imrseg.errors import InputError
 from imrseg.images import open_picture
 from imrseg.run import MAX_LABEL, Options
 from imrseg.segmenter import MAX_STEPS, Segmenter
 
-log = logging.getLogger(__name__)
-
-MODEL = "model"  # events of this group wait for one another
 MAX_QUERIES = 20
 
 Updates = dict[Any, Any]
 
 
-def build_app(segmenter: Segmenter) -> gr.Blocks:
+class App(gr.Blocks):
+    """The page, with the functions of its events."""
+
+    handlers: Handlers
+
+
+def build_app(segmenter: Segmenter) -> App:
     """The whole page around one segmenter, which all visitors share; each visitor's pictures are their own."""
-    with gr.Blocks(title="imrseg", analytics_enabled=False, fill_width=True, delete_cache=(KEEP, KEEP)) as app:
+    with App(title="imrseg", analytics_enabled=False, fill_width=True, delete_cache=(KEEP, KEEP)) as app:
         models = Models(segmenter)
-        connect(app, lay_out(models), models)
+        app.handlers = Handlers(lay_out(models), models)
+        connect(app, app.handlers)
+        Endpoints(models)
     app.queue(max_size=64)
     return app
 
 
-def connect(app: gr.Blocks, page: Page, models: Models) -> None:
+def connect(app: gr.Blocks, handlers: Handlers) -> None:
     """Attach the events."""
-    handlers = Handlers(page, models)
+    page = handlers.page
     inputs, looks = page.inputs, page.choices
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     choices = [page.session, *looks.all()]
@@ -63,15 +68,23 @@ def connect(app: gr.Blocks, page: Page, models: Models) -> None:
         "show_progress_on": page.status,
     }  # fmt: skip
 
-    example = [inputs.queries, inputs.supports, inputs.label]
-    picked = page.examples.click(handlers.pick_example, outputs=example, queue=False, **quiet)
+    # At once, before the wait for the models: an example's remembered result, or the button that stops the wait.
+    how = [*inputs.settings()[1:], looks.view, looks.threshold]
+    example = [inputs.queries, inputs.supports, inputs.label, page.wanted, *shown]
+    page.examples.click(handlers.pick_example, how, example, js=SCROLL, concurrency_limit=None, **quiet)
+    asked = gr.on(
+        [page.run.click, inputs.label.submit],
+        handlers.wait,
+        None,
+        [page.run, page.stop],
+        js=SCROLL,
+        queue=False,
+        **quiet,
+    )
     given = [*inputs.all(), looks.view, looks.threshold]
-    runs = [
-        trigger(handlers.run, given, shown, js=SCROLL, **running)
-        for trigger in (page.run.click, inputs.label.submit, picked.then)
-    ]
+    runs = [trigger(handlers.run, given, shown, **running) for trigger in (asked.then, page.wanted.change)]
     runs.append(page.more.click(handlers.one_more, choices, shown, **running))
-    corrections = [*choices, page.corrected, page.editor, inputs.steps]
+    corrections = [*choices, page.corrected, page.editor, inputs.steps, page.correct_from]
     runs.append(page.refine.click(handlers.refine, corrections, shown, **running))
     stopped = [page.session, looks.query, looks.label, looks.view, looks.threshold]
     page.stop.click(handlers.end, stopped, shown, cancels=runs, queue=False, **quiet)
@@ -97,11 +110,6 @@ def connect(app: gr.Blocks, page: Page, models: Models) -> None:
     page.reset.click(None, js="() => { location.href = location.origin + location.pathname; }", **quiet)
     app.load(handlers.restore, None, inputs.settings(), **quiet)
 
-    end = page.endpoint
-    called: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1}
-    end.call.click(handlers.segment, end.parameters(), [end.result, end.masks], api_name="segment", **called)
-    end.stream.click(handlers.segment_steps, end.parameters(), end.result, api_name="segment_steps", **called)
-
 
 # On a narrow page the results are below the inputs: bring them into view.
 SCROLL = """(...inputs) => {
@@ -120,12 +128,49 @@ class Handlers:
     def __init__(self, page: Page, models: Models) -> None:
         self.page = page
         self.models = models
+        self.ready: dict[int, Session] = {}  # of examples, by number
 
     # ---- a run
 
-    def pick_example(self, event: gr.EventData) -> tuple[list[str], list[str], str]:
-        example = list_examples()[int(event.example)]
-        return [str(example.query)], [str(path) for path in example.supports], example.label
+    def pick_example(self, event: gr.EventData, *how: Any) -> Updates:
+        """An example's pictures and label; with the usual settings its remembered result too, else it is run."""
+        number = int(event.example)
+        example = list_examples()[number]
+        inputs = self.page.inputs
+        *settings, view, threshold = how
+        updates: Updates = {
+            inputs.queries: [str(example.query)],
+            inputs.supports: [str(path) for path in example.supports],
+            inputs.label: example.label,
+        }
+        ready = self.ready.get(number)
+        if ready is None or settings != self.usual_settings():
+            return updates | self.buttons(running=True) | {self.page.wanted: uuid4().hex}
+        session = ready.copied()
+        return updates | self.end(session, session.names()[-1], None, view, threshold)
+
+    def prepare_examples(self) -> None:
+        """Run all examples with the usual settings and remember what they show."""
+        for number, example in enumerate(list_examples()):
+            session = self.example(example)
+            for finding in session.scenes[0].findings:
+                if finding.run is not None:
+                    finding.run.release()
+            self.ready[number] = session
+
+    def example(self, example: Example) -> Session:
+        steps, *rest = self.usual_settings()
+        *_, (session, *_) = self.find(
+            [str(example.query)], list(map(str, example.supports)), example.label, steps, *rest
+        )
+        return session
+
+    def usual_settings(self) -> list[Any]:
+        """The settings as the page opens, without the label."""
+        return [component.value for component in self.page.inputs.settings()[1:]]
+
+    def wait(self) -> Updates:
+        return self.buttons(running=True)
 
     def pick_preset(self, preset: str, coarse: str) -> str:
         """What is missing for a choice, and what to do; empty where it can run."""
@@ -154,38 +199,48 @@ class Handlers:
         """
         page, looks = self.page, self.page.choices
         yield self.buttons(running=True) | {page.status: progress("Reading the pictures", 0)}
+        paths = [path for path, _ in queries or []]
         try:
-            if not queries:
-                raise InputError("There is no query picture. Drop one, or pick an example.")
-            if len(queries) > MAX_QUERIES:
-                raise InputError(f"{len(queries)} query pictures were given. Accepted: up to {MAX_QUERIES} at once.")
-            labels = split_labels(label) or [""]
-            options = Options(None, split_labels(distractors), prompts, edges or None, edges_on)
-            paths = [path for path, _ in queries]
-            others = [path for path, _ in supports or []]
-            opened = [open_picture(path) for path in paths]
-            helpers = [open_picture(path) for path in others]
-            chosen = preset, coarse, device
-            session = Session((), *chosen)
-            done, whole = 0, len(opened) * len(labels) * (steps + 1)
-            for number, (picture, path) in enumerate(zip(opened, paths, strict=True)):
-                scene = Scene.of([picture, *helpers], [path, *others])
-                for name in labels:
-                    found = self.models.begin(chosen, picture, helpers, name, options, steps)
-                    for index, run in enumerate(found):
-                        done += 1
-                        scene = scene.having(Finding.of(run, finished=index == steps))
-                        session = session.having(number, scene)
-                        where = f" in {scene.name} ({number + 1} of {len(paths)})" if len(paths) > 1 else ""
-                        yield self.everything(session, number, name, index, view, threshold, 0) | {
-                            page.session: session,
-                            page.status: progress(f"“{name}”{where}: {step_name(index)}", done / whole),
-                            looks.step: stepper(steps, index),
-                        }
+            found = self.find(
+                paths, [path for path, _ in supports or []], label, steps, preset, coarse, distractors, prompts, edges,
+                edges_on, device,
+            )  # fmt: skip
+            for session, number, name, index, share in found:
+                where = f" in {session.scenes[number].name} ({number + 1} of {len(paths)})" if len(paths) > 1 else ""
+                yield self.everything(session, number, name, index, view, threshold, 0) | {
+                    page.session: session,
+                    page.status: progress(f"“{name}”{where}: {step_name(index)}", share),
+                    looks.step: stepper(steps, index),
+                }
         except Exception as error:
             yield self.buttons(running=False) | {page.status: problem(words_for(error))}
         else:
-            yield self.end(session, session.names()[-1], labels[-1], view, threshold)
+            yield self.end(session, session.names()[-1], name, view, threshold)
+
+    def find(
+        self, queries: Sequence[str], supports: Sequence[str], label: str, steps: int, preset: str, coarse: str,
+        distractors: str, prompts: str, edges: str, edges_on: str, device: str,
+    ) -> Iterator[tuple[Session, int, str, int, float]]:  # fmt: skip
+        """A run: after each step the session so far, the number of the query, the label, the step, the share done."""
+        if not queries:
+            raise InputError("There is no query picture. Drop one, or pick an example.")
+        if len(queries) > MAX_QUERIES:
+            raise InputError(f"{len(queries)} query pictures were given. Accepted: up to {MAX_QUERIES} at once.")
+        labels = split_labels(label) or [""]
+        options = Options(None, split_labels(distractors), prompts, edges or None, edges_on)
+        opened = [open_picture(path) for path in queries]
+        helpers = [open_picture(path) for path in supports]
+        chosen = preset, coarse, device
+        session = Session((), *chosen)
+        done, whole = 0, len(opened) * len(labels) * (steps + 1)
+        for number, (picture, path) in enumerate(zip(opened, queries, strict=True)):
+            scene = Scene.of([picture, *helpers], [path, *supports])
+            for name in labels:
+                for index, run in enumerate(self.models.begin(chosen, picture, helpers, name, options, steps)):
+                    done += 1
+                    scene = scene.having(Finding.of(run, finished=index == steps))
+                    session = session.having(number, scene)
+                    yield session, number, name, index, done / whole
 
     def end(
         self, session: Session | None, query: str | None, label: str | None, view: str, threshold: float
@@ -260,8 +315,9 @@ class Handlers:
     def refine(
         self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
         support: int | None, corrected: tuple[str, str, int, int] | None, painted: dict[str, Any] | None, steps: int,
+        from_coarse: int = 0,
     ) -> Iterator[Updates]:  # fmt: skip
-        """From the painted picture on: its marks enter the loop, as many steps follow as the run had."""
+        """The marks enter the loop at the painted step or with the coarse masks; as many steps follow as asked for."""
         page = self.page
         if session is None:
             yield forgotten()
@@ -273,6 +329,7 @@ class Handlers:
                     "Nothing is painted yet. Show a step to paint on, then mark what is the object or not."
                 )
             query, label, index, picture = corrected
+            index = 0 if from_coarse else index
             number = session.scene(query)
             scene = session.scenes[number]
             run = scene.finding(label).run
@@ -484,9 +541,12 @@ class Handlers:
 
     def link(self, label: str, *settings: Any) -> Any:
         """The query string of an address that restores label and settings."""
-        names = self.settings_names()
-        usual = [component.value for component in self.page.inputs.settings()]
-        kept = {n: v for n, v, u in zip(names, (label, *settings), usual, strict=True) if v not in (u, None)}
+        usual = [None, *self.usual_settings()]
+        kept = {
+            n: v
+            for n, v, u in zip(self.settings_names(), (label, *settings), usual, strict=True)
+            if v not in (u, None, "")
+        }
         return gr.Textbox("?" + urlencode(kept), visible=True)
 
     def restore(self, request: gr.Request) -> Any:
@@ -508,119 +568,6 @@ class Handlers:
     def settings_names(self) -> list[str]:
         return ["label", "steps", "preset", "coarse", "not", "prompts", "edges", "edges_on", "device"]
 
-    # ---- the endpoints
-
-    def segment(
-        self,
-        query: str | None,
-        supports: list[str] | None = None,
-        label: str = "",
-        steps: float | None = None,
-        threshold: float = 0.5,
-        preset: str = "",
-        coarse: str = "",
-        distractors: str = "",
-        prompts: str = "single",
-        edges: str = "",
-        edges_on: str = "last",
-    ) -> tuple[dict[str, Any], list[str]]:
-        """Find what a label names in a picture, with the help of pictures of the same thing.
-
-        Args:
-            query: the picture to segment.
-            supports: up to 10 pictures that show the same thing; none is zero-shot.
-            label: one label, for example "cheetah".
-            steps: refinement steps, 0 to 20.
-            threshold: in [0, 1], where the masks are cut.
-            preset: the network, for example "lite".
-            coarse: what draws the coarse masks, "lite" or "clip"; empty takes the preset's own.
-            distractors: other things in the pictures, separated by commas.
-            prompts: "single" or "ensemble", wordings of the label.
-            edges: fit the masks to the picture's edges by "guided" or "grabcut"; empty: not.
-            edges_on: "last" or "every", the step whose masks are fitted.
-
-        Returns:
-            What was found (per step: covered share, change, seconds; warnings; confidence), and the mask
-            files: query_step0.png (the coarse mask), query_step1.png, ..., support1_step0.png, ...
-        """
-        with told_to_visitor():
-            if query is None:
-                raise InputError("There is no query picture.")
-            pictures = list(supports or [])
-            chosen = preset or self.models.preset, coarse
-            result = self.models.segment(
-                chosen, query, pictures, label, whole(steps), threshold,
-                distractors=split_labels(distractors), prompts=prompts, edges=edges or None, edges_on=edges_on,
-            )  # fmt: skip
-            segmenter = self.models.get(*chosen)
-            with TemporaryDirectory() as folder:
-                content = write_result(result, Path(folder), query=query, supports=pictures, segmenter=segmenter)
-                files = sorted(Path(folder).glob("*_step*.png"), key=in_order)
-                kept = [self.page.endpoint.masks.move_resource_to_block_cache(path) or "" for path in files]
-            return content, kept
-
-    def segment_steps(
-        self,
-        query: str | None,
-        supports: list[str] | None = None,
-        label: str = "",
-        steps: float | None = None,
-        threshold: float = 0.5,
-        preset: str = "",
-        coarse: str = "",
-        distractors: str = "",
-        prompts: str = "single",
-        edges: str = "",
-        edges_on: str = "last",
-    ) -> Iterator[dict[str, Any]]:
-        """The same as segment, but one step at a time: each as soon as it is there.
-
-        Args:
-            query: the picture to segment.
-            supports: up to 10 pictures that show the same thing; none is zero-shot.
-            label: one label, for example "cheetah".
-            steps: refinement steps, 0 to 20.
-            threshold: in [0, 1], where the masks are cut.
-            preset: the network, for example "lite".
-            coarse: what draws the coarse masks, "lite" or "clip"; empty takes the preset's own.
-            distractors: other things in the pictures, separated by commas.
-            prompts: "single" or "ensemble", wordings of the label.
-            edges: fit the masks to the picture's edges by "guided" or "grabcut"; empty: not.
-            edges_on: "last" or "every", the step whose masks are fitted.
-
-        Returns:
-            For each step its number, the share of the query that its mask covers, and the mask itself in COCO's
-            run lengths.
-        """
-        with told_to_visitor():
-            if query is None:
-                raise InputError("There is no query picture.")
-            found = self.models.iterate(
-                (preset or self.models.preset, coarse), query, list(supports or []), label, whole(steps),
-                distractors=split_labels(distractors), prompts=prompts, edges=edges or None, edges_on=edges_on,
-            )  # fmt: skip
-            for step in found:
-                mask = step.query_mask >= step.cut(threshold)
-                rle = coco.shape(mask, label).rle
-                yield {"step": step.index, "covered": float(mask.mean()), "seconds": step.seconds, "mask": rle}
-
-
-def words_for(error: Exception) -> str:
-    """Bad input is told in its own words; anything unexpected is told in short and logged in full."""
-    if isinstance(error, (InputError, WeightsError)):
-        return str(error)
-    log.error("unexpected error in a request", exc_info=error)
-    return "Something unexpected went wrong. Please try again; the server's log has the details."
-
-
-@contextmanager
-def told_to_visitor() -> Iterator[None]:
-    """Raises every error as Gradio's own, which shows on the page or reaches the endpoint's caller."""
-    try:
-        yield
-    except Exception as error:
-        raise gr.Error(words_for(error), print_exception=False) from None
-
 
 def marks_of(painted: dict[str, Any] | None) -> np.ndarray:
     """What was painted, int8 (h, w): 1 where the first brush went, -1 where the second did, else 0."""
@@ -636,25 +583,10 @@ def marks_of(painted: dict[str, Any] | None) -> np.ndarray:
     return marks
 
 
-def split_labels(text: str) -> list[str]:
-    """Labels as typed, separated by commas, without repeats."""
-    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
-
-
-def whole(steps: float | None) -> Any:
-    """Gradio's numbers are floats: 3.0 as 3; anything else is left for ``Segmenter`` to refuse."""
-    return int(steps) if isinstance(steps, float) and steps.is_integer() else steps
-
-
 def rows_of(rows: list[dict[str, object]]) -> Any:
     import pandas
 
     return pandas.DataFrame(rows)
-
-
-def in_order(path: Path) -> list[int | str]:
-    """Sorts query before supports, and step 10 after step 9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def stepper(steps: int, step: int | None = None) -> gr.Slider:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,10 @@ import gradio as gr
 from gradio.components import Component
 
 from imrseg.app.downloads import EVERYTHING, FORMATS
+from imrseg.app.examples import example_cards, list_examples
 from imrseg.app.models import OWN, Models
-from imrseg.app.rendering import data_uri
-from imrseg.edges import EDGES
-from imrseg.images import open_picture
 from imrseg.presets import get_preset
-from imrseg.run import EDGES_ON, MAX_LABEL, PROMPTS
-from imrseg.segmenter import MAX_STEPS
+from imrseg.run import MAX_LABEL
 
 SLIDER_STEPS = 10  # on the page; the library and the endpoint take up to MAX_STEPS
 VIEWS = ("Overlay", "Heat map", "Outline", "Cut-out", "Difference")
@@ -42,21 +37,16 @@ APPEARANCE: dict[str, Any] = {
     "ssr_mode": False,  # would need Node.js
 }
 
-EXAMPLES_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "examples"
+
+class Components:
+    """Dataclasses of components."""
+
+    def all(self) -> list[Component]:
+        return [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class Example:
-    """Ready pictures; ``supports`` may be empty (zero-shot)."""
-
-    label: str
-    query: Path
-    supports: tuple[Path, ...]
-    says: str
-
-
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(Components):
     """What a run is made from, in the order in which ``Handlers.run`` takes it."""
 
     queries: gr.Gallery
@@ -71,16 +61,13 @@ class Inputs:
     edges_on: gr.Radio
     device: gr.Dropdown
 
-    def all(self) -> list[Component]:
-        return [getattr(self, f.name) for f in fields(self)]
-
     def settings(self) -> list[Component]:
         """Without the pictures: what a link restores."""
         return self.all()[2:]
 
 
 @dataclass(frozen=True)
-class Choices:
+class Choices(Components):
     """What is looked at, in the order in which handlers take it behind the session."""
 
     query: gr.Radio
@@ -89,9 +76,6 @@ class Choices:
     view: gr.Radio
     threshold: gr.Slider
     support: gr.Radio
-
-    def all(self) -> list[Component]:
-        return [getattr(self, f.name) for f in fields(self)]
 
 
 @dataclass(frozen=True)
@@ -106,6 +90,7 @@ class Page:
     share: gr.Button
     link: gr.Textbox
     examples: gr.HTML
+    wanted: gr.State
     status: gr.HTML
     welcome: gr.HTML
     stage: gr.Column
@@ -129,6 +114,7 @@ class Page:
     curve_panel: gr.Accordion
     correct_panel: gr.Accordion
     correct_what: gr.Radio
+    correct_from: gr.Radio
     begin: gr.Button
     editor: gr.ImageEditor
     refine: gr.Button
@@ -138,31 +124,6 @@ class Page:
     file: gr.DownloadButton
     command: gr.Code
     session: gr.State
-    endpoint: Endpoint
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """The public endpoints' parameters; they are never seen on the page."""
-
-    query: gr.File
-    supports: gr.File
-    label: gr.Textbox
-    steps: gr.Number
-    threshold: gr.Number
-    preset: gr.Textbox
-    coarse: gr.Textbox
-    distractors: gr.Textbox
-    prompts: gr.Textbox
-    edges: gr.Textbox
-    edges_on: gr.Textbox
-    call: gr.Button
-    stream: gr.Button
-    result: gr.JSON
-    masks: gr.File
-
-    def parameters(self) -> list[Component]:
-        return [getattr(self, f.name) for f in fields(self)[:11]]
 
 
 def lay_out(models: Models) -> Page:
@@ -173,6 +134,7 @@ def lay_out(models: Models) -> Page:
         elem_id="head",
     )
     session, corrected = gr.State(time_to_live=KEEP), gr.State(time_to_live=KEEP)
+    wanted = gr.State()  # changes when an example is to be run
     with gr.Row(elem_id="page"):
         with gr.Column(elem_id="inputs", scale=0, min_width=300):
             left = _lay_out_inputs(models)
@@ -183,7 +145,7 @@ def lay_out(models: Models) -> Page:
                 right = _lay_out_stage(get_preset(models.preset).steps)
     return Page(
         **left, **right, status=status, welcome=welcome, stage=stage, session=session, corrected=corrected,
-        endpoint=_endpoint(models),
+        wanted=wanted,
     )  # fmt: skip
 
 
@@ -276,6 +238,10 @@ def _lay_out_stage(steps: int) -> dict[str, Any]:
     with gr.Accordion("Correct the mask", open=False, elem_id="correct") as correct_panel:
         with gr.Row():
             correct_what = gr.Radio(["Query", "Support"], value="Query", label="Picture", elem_id="correct-what")
+            correct_from = gr.Radio(
+                ["the painted step", "the coarse mask"], value="the painted step", type="index", label="Refine on from",
+                info="From the coarse mask, marks help most.", elem_id="correct-from",
+            )  # fmt: skip
             begin = gr.Button("Paint on the step shown", size="sm", elem_id="begin")
         editor = gr.ImageEditor(
             label="Green: this is it. Red: this is not.", type="numpy", sources=[], transforms=[], layers=False,
@@ -309,7 +275,7 @@ def _lay_out_stage(steps: int) -> dict[str, Any]:
         "support_note": support_note, "play": play, "more": more, "strip": strip, "used": used, "compare": compare,
         "compare_steps": (first, second), "compare_panel": compare_panel, "all_labels": all_labels,
         "labels_panel": labels_panel, "plot": plot, "truth": truth, "curve_panel": curve_panel,
-        "correct_panel": correct_panel, "correct_what": correct_what, "begin": begin, "editor": editor, "refine": refine,
+        "correct_panel": correct_panel, "correct_what": correct_what, "correct_from": correct_from, "begin": begin, "editor": editor, "refine": refine,
         "format": format_, "download": download, "file": file, "command": command,
     }  # fmt: skip
 
@@ -329,66 +295,12 @@ def _view(name: str, elem_id: str) -> tuple[gr.Image, gr.HTML]:
     return picture, gr.HTML(elem_classes="note", elem_id=f"{elem_id}-note")
 
 
-def _endpoint(models: Models) -> Endpoint:
-    with gr.Group(visible=False):
-        return Endpoint(
-            query=gr.File(label="query picture"),
-            supports=gr.File(label="support pictures", file_count="multiple", value=[]),
-            label=gr.Textbox(label="label"),
-            steps=gr.Number(label=f"refinement steps, 0 to {MAX_STEPS}", value=get_preset(models.preset).steps),
-            threshold=gr.Number(label="threshold, 0 to 1", value=0.5),
-            preset=gr.Textbox(label="preset", value=models.preset),
-            coarse=gr.Textbox(label="coarse masks: empty for the preset's own, lite or clip", value=OWN),
-            distractors=gr.Textbox(label="other things in the pictures, separated by commas", value=""),
-            prompts=gr.Textbox(label=f"wordings: {' or '.join(PROMPTS)}", value=PROMPTS[0]),
-            edges=gr.Textbox(label=f"fit to edges: empty, {' or '.join(EDGES)}", value=""),
-            edges_on=gr.Textbox(label=f"whose masks are fitted: {' or '.join(EDGES_ON)}", value=EDGES_ON[0]),
-            call=gr.Button(),
-            stream=gr.Button(),
-            result=gr.JSON(label="result.json"),
-            masks=gr.File(label="mask files", file_count="multiple"),
-        )
-
-
 def _clicks(name: str) -> str:
     """JavaScript that reports a click on an element with ``data-NAME`` as an event that carries the number."""
     return f"""element.addEventListener("click", (event) => {{
         const hit = event.target.closest("[data-{name}]");
         if (hit) trigger("click", {{ {name}: Number(hit.dataset.{name}) }});
     }});"""
-
-
-def list_examples() -> list[Example]:
-    """The examples whose pictures are there (an installed package may come without them)."""
-
-    def pictures(label: str, says: str, query: str, *supports: str) -> Example:
-        return Example(label, EXAMPLES_FOLDER / query, tuple(EXAMPLES_FOLDER / s for s in supports), says)
-
-    examples = [
-        pictures("cheetah", "1 support", "cheetah-portrait.jpg", "cheetah-running.jpg"),
-        pictures("big cat", "2 supports", "lion.jpg", "cheetah-running.jpg", "cheetah-portrait.jpg"),
-        pictures("cat", "words only", "chelsea.jpg"),
-        pictures("cup, table", "2 labels", "coffee.jpg"),
-        pictures("cheetah", "mask repaired", "cheetah-running.jpg", "cheetah-portrait.jpg"),
-        pictures("tower", "uncommon", "tower.jpg"),
-        pictures("feline", "3 supports", "chelsea.jpg", "cheetah-portrait.jpg", "lion.jpg", "cheetah-running.jpg"),
-    ]
-    return [e for e in examples if all(path.is_file() for path in (e.query, *e.supports))]
-
-
-def example_cards(examples: Sequence[Example]) -> str:
-    """HTML: one button for each example."""
-    cards = []
-    for number, example in enumerate(examples):
-        thumbs = "".join(
-            f'<img src="{data_uri(open_picture(path).pixels, 120)}" alt="">'
-            for path in (example.query, *example.supports)
-        )
-        cards.append(
-            f'<button type="button" data-example="{number}"><span class="thumbs">{thumbs}</span>'
-            f"<b>{html.escape(example.label)}</b> <i>{example.says}</i></button>"
-        )
-    return f'<h2>Examples</h2><div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
 WELCOME = """<div class="welcome">

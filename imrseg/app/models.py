@@ -17,11 +17,12 @@ from imrseg.presets import get_preset, list_presets
 from imrseg.run import Options, Result, Run, Step
 from imrseg.segmenter import Segmenter
 
+MODEL = "model"  # events of this group wait for one another
 OWN = ""  # the preset's own coarse masker
 COARSE = {"lite": "lite: words by WordNet", "clip": "CLIP RN50"}
 CLIP_FILE = "RN50.pt"
 GPU_SECONDS = 30  # that one call may take where the GPU is lent for a call
-GOING = 16  # runs, of all visitors, that can go on at once without being computed anew
+GOING = 10**9  # bytes that all visitors' runs may keep in order to go on without being computed anew
 
 
 class Models:
@@ -89,12 +90,15 @@ class Models:
             return self._loaded[key]
 
     def keep(self, run: Run) -> None:
-        """Let a run keep what it needs to go on; of many, the one used longest ago lets go of it."""
+        """Let a run keep what it needs to go on; where all hold too much, those used longest ago let go of it."""
         with self._lock:
             self._going.pop(id(run), None)
             self._going[id(run)] = run
-            while len(self._going) > GOING:
-                self._going.popitem(last=False)[1].release()
+            held = {key: going.held for key, going in self._going.items()}
+            while len(self._going) > 1 and sum(held.values()) > GOING:
+                key, oldest = self._going.popitem(last=False)
+                oldest.release()
+                del held[key]
 
     # ---- what runs on the GPU, maybe in another process: what comes of it is yielded or returned.
     # ``chosen`` is what ``get`` takes.
@@ -110,11 +114,11 @@ class Models:
     ) -> Iterator[Run]:
         """A new run: with its coarse masks, then after each of its steps."""
         run = self.get(*chosen).start(query, supports, label, options)
-        self.keep(run)
         yield run
         for _ in range(steps):
             run.advance()
             yield run
+        self.keep(run)
 
     def _go_on(
         self, chosen: Sequence[str], run: Run, steps: int, index: int = 0, marks: Mapping[int, np.ndarray] | None = None

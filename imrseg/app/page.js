@@ -25,4 +25,15 @@
     go(0);
     playing = setInterval(() => { if (!go(Number(slider()?.value) + 1)) stop(); }, 900);
   });
+
+  // The large pictures' alternative text: what their label and the words under them say.
+  const describe = () => {
+    for (const who of ["query", "support"]) {
+      const view = document.querySelector(`#${who}-view`);
+      const words = document.querySelector(`#${who}-view-note .words`);
+      const text = [view?.querySelector("label")?.innerText, words?.innerText].filter(Boolean).join(": ").trim();
+      for (const image of view?.querySelectorAll("img") ?? []) if (image.alt !== text) image.alt = text;
+    }
+  };
+  new MutationObserver(describe).observe(document.body, { childList: true, subtree: true, characterData: true });
 }

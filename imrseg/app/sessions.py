@@ -165,6 +165,14 @@ class Session:
         """With ``scene`` as scene ``number``, in the place of the old one or after the others."""
         return replace(self, scenes=(*self.scenes[:number], scene, *self.scenes[number + 1 :]))
 
+    def copied(self) -> Session:
+        """The same for another visitor, whose runs go on by themselves."""
+        scenes = (
+            replace(scene, findings=tuple(replace(f, run=f.run and f.run.copy()) for f in scene.findings))
+            for scene in self.scenes
+        )
+        return replace(self, scenes=tuple(scenes))
+
     def scene(self, name: str | None) -> int:
         """The number of the scene called ``name``; 0 where it is not among them."""
         return next((i for i, choice in enumerate(self.names()) if choice == name), 0)

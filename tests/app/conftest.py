@@ -20,9 +20,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 SLOW = """
 import sys, time
 from imrseg import cli
+from imrseg.app.handlers import Handlers
 from imrseg.run import Run
 advance = Run.advance
 Run.advance = lambda run: time.sleep(2) or advance(run)
+Handlers.prepare_examples = lambda handlers: None
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -35,8 +37,15 @@ def server():
 
 
 @pytest.fixture(scope="module")
+def mcp_server():
+    """The same, which serves language models too."""
+    with serving("demo.py", "--mcp") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def slow_server():
-    """The same, whose every step takes two seconds more."""
+    """The same, whose every step takes two seconds more, and which remembers no example."""
     with serving("-c", SLOW, "demo") as address:
         yield address
 

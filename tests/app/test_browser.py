@@ -17,7 +17,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is no
 pytest.importorskip("gradio")
 
 from imrseg.app.downloads import EVERYTHING, FORMATS  # noqa: E402
-from imrseg.app.layout import EXAMPLES_FOLDER  # noqa: E402
+from imrseg.app.examples import EXAMPLES_FOLDER  # noqa: E402
 
 PORTRAIT, RUNNING, LION = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah-portrait", "cheetah-running", "lion"))
 
@@ -143,6 +143,30 @@ def test_views_threshold_and_filmstrip_change_what_is_shown(visit):
     page.locator("#threshold input[type=range]").fill("0.9")
     expect(page.locator("#query-view-note")).not_to_contain_text(f"{before * 100:.0f} %")
     assert covered(page) < before
+
+
+def test_the_large_pictures_say_what_they_show(visit):
+    page = visit()
+    page.locator("#examples [data-example]").first.click()
+    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=30_000)
+    for who, name in (("query", PORTRAIT.name), ("support", RUNNING.name)):
+        words = re.compile(rf"{who}, step 3: covers .* %.*{re.escape(name)}", re.IGNORECASE | re.DOTALL)
+        expect(page.locator(f"#{who}-view img")).to_have_attribute("alt", words)
+    go_to(page, 1)
+    expect(page.locator("#query-view img")).to_have_attribute("alt", re.compile("step 1", re.IGNORECASE))
+
+
+def test_five_supports_and_their_shares(visit):
+    page = visit()
+    page.locator("#examples [data-example]").filter(has_text="5 supports").click()
+    expect(page.locator("#status")).to_contain_text(re.compile("“feline”.*3 steps in", re.DOTALL), timeout=30_000)
+    expect(page.locator("#used input[type=checkbox]")).to_have_count(5)
+    expect(page.locator("#which-support input")).to_have_count(5)
+    before = covered(page)
+    for box in page.locator("#used input[type=checkbox]").all()[1:]:
+        box.uncheck()
+    expect(page.locator("#used input:checked")).to_have_count(1)
+    expect(page.locator("#query-view-note")).not_to_contain_text(f"{before * 100:.1f} %")
 
 
 def test_an_example_without_supports_and_one_with_two(visit):

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("gradio")
 client = pytest.importorskip("gradio_client")
 
-from imrseg.app.layout import EXAMPLES_FOLDER  # noqa: E402
+from imrseg.app.examples import EXAMPLES_FOLDER  # noqa: E402
 
 PORTRAIT, RUNNING = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah-portrait", "cheetah-running"))
 

@@ -17,7 +17,9 @@ gr = pytest.importorskip("gradio")
 from imrseg import cli  # noqa: E402
 from imrseg.app import build_app, handlers, rendering, sessions  # noqa: E402
 from imrseg.app.downloads import EVERYTHING, FORMATS  # noqa: E402
-from imrseg.app.layout import EXAMPLES_FOLDER, IS, IS_NOT, VIEWS, lay_out, list_examples  # noqa: E402
+from imrseg.app.endpoints import in_order  # noqa: E402
+from imrseg.app.examples import EXAMPLES_FOLDER, list_examples  # noqa: E402
+from imrseg.app.layout import IS, IS_NOT, VIEWS, lay_out  # noqa: E402
 from imrseg.app.models import Models  # noqa: E402
 
 PORTRAIT, RUNNING, LION = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah-portrait", "cheetah-running", "lion"))
@@ -238,6 +240,15 @@ def test_what_is_painted_enters_the_loop(app, colour, value, what):
     assert updates[-1][app.page.editor]["layers"] == []
 
 
+def test_marks_may_enter_with_the_coarse_masks(app):
+    session = session_of(app, run_all(app))
+    what = app.begin_correction(session, *choices(step=2), "Query")[1]
+    updates = list(app.refine(session, *choices(step=2), what, painted(app, IS), 3, 1))
+    steps = finding_of(session_of(app, updates)).steps
+    assert [s.index for s in steps] == [0, 1, 2, 3]
+    assert all((step.query_soft[0][:24, :24] == 1).all() for step in steps)
+
+
 def test_an_empty_painting_is_told(app):
     session = session_of(app, run_all(app))
     for corrected, editor in ((None, painted(app, IS)), ((None, "cheetah", 1, 0), None)):
@@ -346,13 +357,36 @@ def test_pictures_are_kept_at_display_size():
 def test_every_example_is_there():
     examples = list_examples()
     assert len(examples) >= 6
-    assert {len(example.supports) for example in examples} == {0, 1, 2, 3}
+    assert {len(example.supports) for example in examples} == {0, 1, 2, 5}
     assert any("," in example.label for example in examples)
+
+
+def pick(app, number, *how):
+    return app.pick_example(SimpleNamespace(example=number), *(how or app.usual_settings()), "Overlay", 0.5)
+
+
+def test_an_example_is_shown_as_remembered_or_asks_for_a_run(app, monkeypatch):
+    asks = pick(app, 0)
+    assert asks[app.page.wanted] != pick(app, 0)[app.page.wanted]
+    assert asks[app.page.stop].visible is True
+    monkeypatch.setattr(handlers, "list_examples", lambda: list_examples()[:1])
+    app.prepare_examples()
+    shown = pick(app, 0)
+    assert app.page.wanted not in shown
+    assert shown[app.page.query_view].label == "Query, step 3"
+    assert shown[app.page.inputs.label] == "cheetah"
+    mine, another = shown[app.page.session], pick(app, 0)[app.page.session]
+    fourth = list(app.one_more(mine, *choices(step=3)))[-1]
+    assert len(finding_of(fourth[app.page.session]).steps) == 5
+    assert len(finding_of(another).run.steps) == len(finding_of(app.ready[0]).run.steps) == 4
+    other = ["cpu" if value == "cpu" else value for value in app.usual_settings()]
+    assert app.page.wanted in pick(app, 0, 5, *other[1:])
+    app.ready.clear()
 
 
 def test_file_names_are_in_order():
     names = ["query_step10.png", "support1_step0.png", "query_step9.png", "support10_step0.png", "support2_step0.png"]
-    ordered = [path.name for path in sorted(map(Path, names), key=handlers.in_order)]
+    ordered = [path.name for path in sorted(map(Path, names), key=in_order)]
     assert ordered == [
         "query_step9.png",
         "query_step10.png",

@@ -31,4 +31,9 @@ def test_who_waits_sees_the_place_in_line(slow_server):
                 ([entry]) => done(entry.intersectionRatio)).observe(element))""")
             assert seen == 1
         expect(third.locator("#status")).to_contain_text("queue: 1/", timeout=60_000)
+        third.get_by_role("button", name="Stop").click()  # a wait can be given up
+        expect(third.get_by_role("button", name="Stop")).to_be_hidden()
+        expect(third.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+        expect(second.locator("#strip [data-step]")).to_have_count(4, timeout=60_000)
+        expect(third.locator("#strip [data-step]")).to_have_count(0)
         browser.close()
