@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,19 @@ from torch import Tensor
 from imrseg import weights
 from imrseg.encoders import IMAGENET, Encoder, Features, normalise
 from imrseg.errors import WeightsError
-from imrseg.models.backbones import EfficientNetLite
+from imrseg.models.efficientnet import EfficientNetLite
 from imrseg.models.hsnet import SIDE, STRIDE, IMRHSNet
 from imrseg.models.lite import lite_refiner
+from imrseg.models.pfenet import SIDE as PFENET_SIDE
+from imrseg.models.pfenet import STRIDE as PFENET_STRIDE
+from imrseg.models.pfenet import ZOOM, IMRPFENet
 from imrseg.models.refiner import Prepared, Refiner, RefinerState
 from imrseg.presets import Preset
 
-LITE_SIDE = 320  # pixels; HSNet's is SIDE
+LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
 EVERYDAY = "everyday."  # tensors of a lite checkpoint that belong to stage 1
+
+Whole = TypeVar("Whole", IMRHSNet, IMRPFENet)  # with their backbones
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +87,14 @@ def load_network(preset: Preset, path: Path, device: torch.device) -> Network:
     Raises:
         WeightsError: the file cannot be read, or holds another network.
     """
-    loaders: dict[str, Callable[..., Network]] = {"lite": load_lite, "imr-hsnet": load_hsnet}
+    loaders: dict[str, Callable[..., Network]] = {
+        "lite": load_lite, "imr-hsnet": load_hsnet, "imr-pfenet": load_pfenet
+    }  # fmt: skip
     return loaders[preset.network](preset, path, device)
 
 
 def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
+    weights.check_own(path)  # what a header asks for may need more memory than there is
     tensors, metadata = weights.load(path)
     try:
         refiner = lite_refiner(**metadata["network"])
@@ -106,7 +114,7 @@ def lite_encoder(device: torch.device) -> Encoder:
 def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
     """IMR-HSNet, from a safetensors file of ours or from a checkpoint of the authors' as it is."""
     if path.suffix == ".safetensors":
-        net = open_hsnet(path, preset.backbone)
+        net = open_own(path, "IMR-HSNet", IMRHSNet, preset.backbone)
     else:
         weights.check_authors(path, preset.backbone)
         net = IMRHSNet(preset.backbone, authors_compatible=True)
@@ -121,15 +129,28 @@ def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
     return Network(encoder, net.refiner, path, together=1, mask_size=(cells, cells), arrange=in_order)
 
 
-def open_hsnet(path: Path, backbone: str) -> IMRHSNet:
-    """The network of a safetensors file, whose header says how it is built."""
+def load_pfenet(preset: Preset, path: Path, device: torch.device) -> Network:
+    """IMR-PFENet, from a safetensors file of ours."""
+    net = open_own(path, "IMR-PFENet", IMRPFENet, preset.backbone)
+    net.to(device).requires_grad_(False).eval()
+
+    def encode(images: Tensor) -> Features:
+        return net.features(normalise(images, IMAGENET))
+
+    encoder = Encoder(f"pfenet:{path}", encode, PFENET_SIDE, device)
+    cells = ZOOM * (PFENET_SIDE // PFENET_STRIDE + 1)
+    return Network(encoder, net.refiner, path, together=1, mask_size=(cells, cells))
+
+
+def open_own(path: Path, title: str, build: Callable[..., Whole], backbone: str) -> Whole:
+    """The network of a safetensors file, whose header says how it is built and gives its title in small letters."""
     settings = weights.header(path).get("network", {})
-    if not isinstance(settings, dict) or settings.get("name") != "imr-hsnet":
-        raise WeightsError(f"{path} does not hold IMR-HSNet, but {settings or 'an unnamed network'}.")
+    if not isinstance(settings, dict) or settings.get("name") != title.lower():
+        raise WeightsError(f"{path} does not hold {title}, but {settings or 'an unnamed network'}.")
     if settings.get("backbone") != backbone:
-        raise WeightsError(f"{path} holds IMR-HSNet on {settings.get('backbone')}; this preset runs on {backbone}.")
+        raise WeightsError(f"{path} holds {title} on {settings.get('backbone')}; this preset runs on {backbone}.")
     try:
-        net = IMRHSNet(**{name: value for name, value in settings.items() if name != "name"})
+        net = build(**{name: value for name, value in settings.items() if name != "name"})
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path} describes a network that cannot be built ({error}).") from error
     weights.fill(net, {name: as_float(t) for name, t in weights.load(path)[0].items()}, path)

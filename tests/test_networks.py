@@ -1,6 +1,8 @@
-"""IMR-HSNet behind the Segmenter, with weights drawn at random: how things go together, not how good they are."""
+"""The paper's networks behind the Segmenter, with weights drawn at random: how things go together, not how good they are."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ from safetensors.torch import save_file
 from imrseg import Segmenter, WeightsError, weights
 from imrseg.images import to_size
 from imrseg.models import IMRHSNet
+from imrseg.models.pfenet import IMRPFENet
+from imrseg.networks import load_network
+from imrseg.presets import get_preset
 
 NAME = "imr-hsnet-vgg16-coco-0.safetensors"
 
@@ -23,6 +28,16 @@ def draw(net: torch.nn.Module) -> torch.nn.Module:
         elif tensor.is_floating_point():
             tensor.fill_(0.1)
     return net.eval()
+
+
+def image(pixels: np.ndarray, side: int) -> torch.Tensor:
+    """A picture as ImageNet's networks take it, (1, 3, side, side)."""
+    import cv2
+
+    how = cv2.INTER_AREA if pixels.shape[0] * pixels.shape[1] > side * side else cv2.INTER_LINEAR
+    square = torch.from_numpy(cv2.resize(pixels, (side, side), interpolation=how)).float() / 255
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    return ((square - mean) / deviation).permute(2, 0, 1)[None]
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +69,8 @@ def test_lites_coarse_masks_feed_imr_hsnet(hsnet, segmenter, net, cat, cup):
     np.testing.assert_array_equal(result.steps[0].query_soft, lite.steps[0].query_soft)
     assert result.confidence == pytest.approx(lite.confidence)
     masks = [to_size(m, (50, 50)) for m in (lite.steps[0].query_soft[0], lite.steps[0].support_soft[0])]
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-
-    def image(pixels):
-        import cv2
-
-        how = cv2.INTER_AREA if pixels.shape[0] * pixels.shape[1] > 400 * 400 else cv2.INTER_LINEAR
-        square = torch.from_numpy(cv2.resize(pixels, (400, 400), interpolation=how)).float() / 255
-        return ((square - mean) / deviation).permute(2, 0, 1)[None]
-
     with torch.inference_mode():
-        direct = net(image(cat), image(cup), *(torch.from_numpy(m)[None, None] for m in masks), steps=2)
+        direct = net(image(cat, 400), image(cup, 400), *(torch.from_numpy(m)[None, None] for m in masks), steps=2)
     for step, wanted in zip(result.steps[1:], direct, strict=True):
         expected = wanted.query_logits.softmax(1)[0, 1].numpy()
         np.testing.assert_allclose(step.query_soft[0], expected, atol=1e-3)
@@ -140,3 +146,51 @@ def test_another_network_is_refused(folder, tmp_path, checkpoint):
     with pytest.raises(WeightsError, match="cannot be built"):
         Segmenter.from_preset("imr-hsnet-vgg16", "cpu", tmp_path / "odd.safetensors", coarse="lite")
     assert weights.find(checkpoint) == checkpoint
+
+
+# IMR-PFENet
+
+PFENET = replace(get_preset("imr-hsnet-resnet50"), name="imr-pfenet-resnet50", network="imr-pfenet")
+
+
+@pytest.fixture(scope="module")
+def pfenet() -> IMRPFENet:
+    torch.manual_seed(0)
+    net = IMRPFENet().eval().requires_grad_(False)
+    net.refiner.head.mix[2].weight.mul_(20)  # masks that are far from even
+    return net
+
+
+@pytest.fixture(scope="module")
+def pfenet_file(pfenet, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pfenet") / "imr-pfenet-resnet50.safetensors"
+    header = {"network": {"name": "imr-pfenet", **pfenet.settings}}
+    save_file(pfenet.state_dict(), path, {"imrseg": json.dumps(header)})
+    return path
+
+
+def test_lites_coarse_masks_feed_imr_pfenet(pfenet, pfenet_file, segmenter, cat, cup):
+    cpu = torch.device("cpu")
+    result = Segmenter(PFENET, segmenter.masker, load_network(PFENET, pfenet_file, cpu), cpu).segment(
+        cat, [cup], "cat", steps=1
+    )
+    coarse = segmenter.segment(cat, [cup], "cat", steps=0).steps[0]
+    masks = [to_size(m, (120, 120)) for m in (coarse.query_soft[0], coarse.support_soft[0])]
+    with torch.inference_mode():
+        direct = pfenet(image(cat, 473), image(cup, 473), *(torch.from_numpy(m)[None, None] for m in masks), steps=1)
+    expected = direct[0].query_masks[0, 0].numpy(), direct[0].support_masks[0, 0].numpy()
+    assert all(np.ptp(mask) > 0.2 for mask in expected)
+    np.testing.assert_allclose(result.steps[1].query_soft[0], expected[0], atol=1e-3)
+    np.testing.assert_allclose(result.steps[1].support_soft[0], expected[1], atol=1e-3)
+    assert result.mask.shape == cat.shape[:2]
+
+
+def test_imr_pfenet_takes_its_own_file_alone(pfenet_file, folder, checkpoint):
+    cpu = torch.device("cpu")
+    for file in (checkpoint, folder / NAME):
+        with pytest.raises(WeightsError, match="does not hold IMR-PFENet"):
+            load_network(PFENET, file, cpu)
+    with pytest.raises(WeightsError, match="holds IMR-PFENet on resnet50; this preset runs on resnet101"):
+        load_network(replace(PFENET, backbone="resnet101"), pfenet_file, cpu)
+    with pytest.raises(WeightsError, match="does not hold IMR-HSNet"):
+        Segmenter.from_preset("imr-hsnet-resnet50", "cpu", pfenet_file, coarse="lite")

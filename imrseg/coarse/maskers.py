@@ -25,7 +25,7 @@ from imrseg.coarse.lite import LiteCam
 from imrseg.coarse.prompts import ENSEMBLE, PAPER, VOCABULARY, contrast_with
 from imrseg.encoders import Encoder, Features, normalise
 from imrseg.errors import InputError, WeightsError
-from imrseg.models.backbones import EfficientNetLite
+from imrseg.models.efficientnet import EfficientNetLite
 from imrseg.networks import EVERYDAY
 
 METHODS = ("gradcam", "similarity")

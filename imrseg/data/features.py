@@ -7,6 +7,8 @@ and mapped from disk in float16; an epoch then costs only the refiner.
 from __future__ import annotations
 
 import hashlib
+import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -15,8 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from imrseg.errors import InputError
 from imrseg.images import open_picture, stretch
-from imrseg.models.backbones import EFFICIENTNET_LITE0, EfficientNetLite
+from imrseg.models.efficientnet import EFFICIENTNET_LITE0, EfficientNetLite
 
 BATCH = 8
 STRIDE = {
@@ -41,25 +44,10 @@ class View:
         images: the pictures, in the order of the rows.
         index: 0 for the whole pictures; 1, 2, ... for crops drawn with this seed.
         side: of the square that the backbone sees.
-        folder: where the features are kept; made on first use, found again by content of ``images``.
     """
 
-    def __init__(self, images: list[Path], index: int, side: int, folder: Path) -> None:
+    def __init__(self, images: list[Path], index: int, side: int) -> None:
         self.images, self.index, self.side = images, index, side
-        names = "\n".join(path.name for path in images)
-        self.folder = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:12]}-{side}-view{index}"
-        if not (self.folder / "complete").is_file():
-            self._make()
-        self._maps = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in CHANNELS}
-
-    def features(self, row: int, flip: bool) -> dict[str, Tensor]:
-        """Features (C, h, w), float32, of one picture; ``flip`` mirrors them left to right."""
-        out = {name: torch.from_numpy(m[row].astype(np.float32)) for name, m in self._maps.items()}
-        return {name: t.flip(-1) for name, t in out.items()} if flip else out
-
-    def pooled(self, row: int) -> np.ndarray:
-        """The last feature map's spatial mean, float32 (1280,)."""
-        return self._maps["head"][row].astype(np.float32).mean((1, 2))
 
     def crop(self, array: np.ndarray, row: int) -> np.ndarray:
         """The part of a picture or mask (H, W, ...) that this view shows."""
@@ -77,7 +65,8 @@ class View:
         top, left = rng.uniform(0, 1 - h), rng.uniform(0, 1 - w)
         return top, left, top + h, left + w
 
-    def _pixels(self, row: int) -> np.ndarray:
+    def pixels(self, row: int) -> np.ndarray:
+        """What the view shows of a picture, stretched to uint8 (side, side, 3)."""
         pixels = self.crop(open_picture(self.images[row]).pixels, row)
         if self.index > 0:
             rng = np.random.default_rng([self.index, row, 1])
@@ -89,19 +78,52 @@ class View:
             pixels = x.clip(0, 255).astype(np.uint8)
         return stretch(pixels, self.side)
 
+
+class CachedView(View):
+    """A view whose features are made once and then read from disk.
+
+    Args:
+        folder: where the features are kept; made on first use, found again by content of ``images``.
+
+    Raises:
+        InputError: the disk has no room for them.
+    """
+
+    def __init__(self, images: list[Path], index: int, side: int, folder: Path) -> None:
+        super().__init__(images, index, side)
+        names = "\n".join(path.name for path in images)
+        self.folder = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:12]}-{side}-view{index}"
+        if not (self.folder / "complete").is_file():
+            self._make()
+        self._maps = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in CHANNELS}
+
+    def features(self, row: int, flip: bool) -> dict[str, Tensor]:
+        """Features (C, h, w), float32, of one picture; ``flip`` mirrors them left to right."""
+        out = {name: torch.from_numpy(m[row].astype(np.float32)) for name, m in self._maps.items()}
+        return {name: t.flip(-1) for name, t in out.items()} if flip else out
+
+    def pooled(self, row: int) -> np.ndarray:
+        """The last feature map's spatial mean, float32 (1280,)."""
+        return self._maps["head"][row].astype(np.float32).mean((1, 2))
+
     def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         count = len(self.images)
-        maps = {
-            name: np.lib.format.open_memmap(
-                self.folder / f"{name}.npy", "w+", np.float16, (count, channels, *[self.side // STRIDE[name]] * 2)
+        shapes = {name: (count, channels, *[self.side // STRIDE[name]] * 2) for name, channels in CHANNELS.items()}
+        need, free = sum(2 * math.prod(shape) for shape in shapes.values()), shutil.disk_usage(self.folder).free
+        if need > free:  # writing to a mapped file on a full disk would kill the process
+            raise InputError(
+                f"Features of {count} pictures take {need / 1e9:.1f} GB in {self.folder}, where {free / 1e9:.1f} GB"
+                " are free. Make room, or name another folder with --cache."
             )
-            for name, channels in CHANNELS.items()
+        maps = {
+            name: np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", np.float16, shape)
+            for name, shape in shapes.items()
         }
         backbone = EfficientNetLite()
         for start in tqdm(range(0, count, BATCH), desc=f"features, view {self.index}", mininterval=1.0):
             rows = range(start, min(start + BATCH, count))
-            batch = torch.from_numpy(np.stack([self._pixels(row) for row in rows])).permute(0, 3, 1, 2).float()
+            batch = torch.from_numpy(np.stack([self.pixels(row) for row in rows])).permute(0, 3, 1, 2).float()
             with torch.inference_mode():
                 for name, t in backbone(batch).items():
                     maps[name][start : start + len(rows)] = t.half().numpy()

@@ -17,16 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imrseg.models.backbones import EFFICIENTNET_LITE0
+from imrseg.errors import InputError
+from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.correlation import swap
-from imrseg.models.imr import IMRCell
-from imrseg.models.layers import conv_block, resize
+from imrseg.models.hsnet import MASKINGS, check_name, resize_aligned
+from imrseg.models.imr import ConvCell, IMRCell, NoCell
+from imrseg.models.layers import MeasuredNorms, conv_block, resize
+from imrseg.models.lite_hsnet import LiteHSNetHead, LiteHSNetNeck
+from imrseg.models.pfenet import LitePFENetNeck, PFENetHead
 from imrseg.models.refiner import Refiner
 
 Features = dict[str, Tensor]
 
 COARSE = ("s32a", "s32b", "s32c")
 MIDDLE = ("s16a", "s16b", "s16c", "s16d")
+CELLS = ("group", "conv", "none")
 MAPS = 10  # per correlated layer: five statistics across the images, five within
 
 
@@ -75,11 +80,7 @@ class LiteNeck(nn.Module):
 
     def __init__(self, channels: int, guide: int) -> None:
         super().__init__()
-        # Cosines of centred, evened-out features tell classes apart better. The statistics are
-        # measured once (``measure``) and then stay.
-        self.norms = nn.ModuleDict(
-            {k: nn.BatchNorm2d(EFFICIENTNET_LITE0[k], affine=False) for k in (*COARSE, *MIDDLE, "s8")}
-        )
+        self.norms = MeasuredNorms({k: EFFICIENTNET_LITE0[k] for k in (*COARSE, *MIDDLE, "s8")})
         self.sharpness = nn.ParameterDict({k: nn.Parameter(torch.full((2, 1, 1), 3.0)) for k in COARSE + MIDDLE})
         self.guide = nn.Conv2d(EFFICIENTNET_LITE0["s8"], guide, 1)
         self.squeeze32 = nn.Sequential(conv_block(MAPS * len(COARSE), channels), conv_block(channels, channels))
@@ -90,20 +91,7 @@ class LiteNeck(nn.Module):
 
     def measure(self, batches: Iterable[Features]) -> None:
         """Take the features' mean and variance per channel from ``batches``."""
-        for norm in self.norms.values():
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-            norm.train()
-        with torch.no_grad():
-            for features in batches:
-                for name, norm in self.norms.items():
-                    norm(features[name])
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> LiteNeck:
-        super().train(mode)
-        self.norms.eval()
-        return self
+        self.norms.measure(batches)
 
     def prepare(self, query: Features, support: Features) -> LitePair:
         both = {k: torch.cat([query[k], support[k]]) for k in (*COARSE, *MIDDLE, "s8", "s4")}
@@ -145,7 +133,51 @@ class LiteHead(nn.Module):
         return self.mix(torch.cat([x, own], 1))
 
 
-def lite_refiner(channels: int = 48, guide: int = 32) -> Refiner:
-    """The ``lite`` network, untrained: takes ``EfficientNetLite`` features at 320 x 320."""
-    cell = IMRCell(inputs=1 + channels + guide, hidden=channels, squeeze=64)
-    return Refiner(LiteNeck(channels, guide), cell, LiteHead(channels))
+NECKS = ("lite", "hsnet", "pfenet")
+
+
+def lite_refiner(
+    channels: int = 48,
+    guide: int = 32,
+    neck: str = "lite",
+    cell: str = "group",
+    masking: str = "correlations",
+    residual: bool = True,
+) -> Refiner:
+    """A network on ``EfficientNetLite`` features at 320 x 320, untrained; by default ``lite`` itself.
+
+    Args:
+        channels: of ``C`` and of the hidden state. guide: of the image features that the cell sees.
+        neck: "lite"; "hsnet" or "pfenet", with their heads, to compare with.
+        cell: "group", "conv" or "none" (supplement 2.3).
+        masking: of neck "hsnet": "correlations" or "features" (``hsnet.IMRHSNet``). The others mask correlations.
+        residual: equation 6. Without it, neck "hsnet" and cell "none" are HSNet itself, which knows
+            nothing of its own picture's mask.
+
+    Raises:
+        InputError: names that are none of these, or do not go together.
+    """
+    check_name("neck", neck, NECKS)
+    check_name("cell", cell, CELLS)
+    check_name("masking", masking, MASKINGS)
+    if neck != "hsnet" and (masking != "correlations" or not residual):
+        raise InputError(f"Masked features and heads without equation 6 are for the neck “hsnet”, not “{neck}”.")
+    body: nn.Module
+    head: nn.Module
+    if neck == "lite":
+        body, head, how = LiteNeck(channels, guide), LiteHead(channels), resize
+    elif neck == "hsnet":
+        body, head, how = LiteHSNetNeck(channels, guide, masking), LiteHSNetHead(channels, residual), resize_aligned
+    else:
+        body, head, how = LitePFENetNeck(channels), PFENetHead(channels, 0.0, resize), resize
+        guide = channels
+    inputs = 1 + channels + guide
+    if cell == "group":
+        memory: nn.Module = IMRCell(inputs, channels, squeeze=64)
+    elif cell == "conv":
+        memory = ConvCell(inputs, channels)
+    else:
+        memory = NoCell()
+        if neck != "pfenet":  # which needs its guide for more than the cell
+            body.guide = nn.Identity()
+    return Refiner(body, memory, head, how)

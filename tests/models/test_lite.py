@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from imrseg.images import open_picture, to_square
-from imrseg.models.backbones import EFFICIENTNET_LITE0, EfficientNetLite
+from imrseg.models.efficientnet import EFFICIENTNET_LITE0, EfficientNetLite
 from imrseg.models.layers import resize
 from imrseg.models.lite import Correlation, lite_refiner
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from imrseg.models.backbones import EFFICIENTNET_LITE0
+from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.lite import lite_refiner
 from imrseg.models.refiner import Refiner
 

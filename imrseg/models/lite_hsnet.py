@@ -1,0 +1,76 @@
+"""HSNet's neck and head on ``EfficientNetLite`` features, to compare with ``lite``'s and PFENet's on equal terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from imrseg.models.efficientnet import EFFICIENTNET_LITE0
+from imrseg.models.conv4d import CenterPivotConv4d
+from imrseg.models.correlation import RawCorrelation
+from imrseg.models.hsnet import HSNetHead, HSNetNeck, HSNetPair, block, resize_aligned
+from imrseg.models.layers import MeasuredNorms, resize
+
+LEVELS = (("s32a", "s32b", "s32c"), ("s16a", "s16b", "s16c", "s16d"), ("s8",))
+
+Features = dict[str, Tensor]
+
+
+class LiteHSNetNeck(HSNetNeck):
+    """Features of a pair of pictures -> ``C`` (2B, channels, H/16, W/16).
+
+    HSNet's squeezing and mixing blocks with ``channels`` in place of 128. Stride 8 has a single layer here,
+    which is averaged to stride 16: full correlations at stride 8 would cost sixteen times as much.
+    """
+
+    def __init__(self, channels: int, guide: int, masking: str) -> None:
+        middle = sum(EFFICIENTNET_LITE0[name] for name in LEVELS[1])
+        super().__init__((3, 4, 1), nn.Conv2d(middle, guide, 1), False, masking)
+        self.norms = MeasuredNorms({name: EFFICIENTNET_LITE0[name] for level in LEVELS for name in level})
+        self.squeeze = nn.ModuleList(
+            block(*map(CenterPivotConv4d, (depth, 16, 32), (16, 32, channels), kernels, strides))
+            for depth, kernels, strides in zip(
+                self.depths, ([3, 3, 3], [5, 3, 3], [5, 3, 3]), ([2, 2, 2], [4, 2, 2], [4, 2, 2]), strict=True
+            )
+        )
+        self.mix = nn.ModuleList(
+            block(*(CenterPivotConv4d(channels, channels, 3, 1) for _ in range(3))) for _ in range(2)
+        )
+
+    def measure(self, batches: Iterable[Features]) -> None:
+        """Take the features' mean and variance per channel from ``batches``."""
+        self.norms.measure(batches)
+
+    def prepare(self, query: Features, support: Features) -> HSNetPair:  # type: ignore[override]
+        levels = [
+            [self.norms[name](torch.cat([query[name], support[name]]).float()) for name in level] for level in LEVELS
+        ]
+        size = (levels[1][0].shape[-2], levels[1][0].shape[-1])
+        levels[2] = [resize(layer, size) for layer in levels[2]]
+        firsts = [squeeze[0] for squeeze in self.squeeze]
+        with torch.autocast(levels[0][0].device.type, enabled=False):  # products are made in place, in one precision
+            correlations = [
+                RawCorrelation.of(level, conv.stride, conv.conv1.weight.dtype)
+                for level, conv in zip(levels, firsts, strict=True)
+            ]
+        return HSNetPair(correlations, self.guide(torch.cat(levels[1], 1)))
+
+
+class LiteHSNetHead(HSNetHead):
+    """HSNet's decoder; ``residual``: equation 6 behind it, without which it does not see the own mask."""
+
+    def __init__(self, channels: int, residual: bool) -> None:
+        super().__init__()
+        self.decoder1[0] = nn.Conv2d(channels, channels, 3, padding=1)
+        self.decoder1[2] = nn.Conv2d(channels, 64, 3, padding=1)
+        self.residual = residual
+        if not residual:
+            self.mix = nn.Sequential()
+
+    def forward(self, x: Tensor, pair: HSNetPair, own: Tensor) -> Tensor:
+        if self.residual:
+            return super().forward(x, pair, own)
+        x = self.decoder1(x)
+        return self.decoder2(resize_aligned(x, (2 * x.shape[-2], 2 * x.shape[-1])))
