@@ -25,7 +25,7 @@ from PIL import Image
 from imrseg import __version__
 from imrseg.coarse.maskers import ClipSettings
 from imrseg.errors import InputError
-from imrseg.export import describe, encode_mask, encode_picture
+from imrseg.export import describe, encode_mask, encode_picture, writing
 from imrseg.images import open_picture
 from imrseg.run import Options, Result, Step
 from imrseg.segmenter import Segmenter
@@ -101,22 +101,22 @@ def write_zip(path: str | Path, founds: Sequence[Found], segmenter: Segmenter) -
 
     Raises:
         InputError: nothing was found yet, a picture is no longer there, a query has more than 255 labels,
-            or what the figures need is not installed.
-        OSError: it cannot be written.
+            what the figures need is not installed, or it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with zipfile.ZipFile(part, "w") as archive:
-            for name, content in contents(founds, segmenter):
-                entry = zipfile.ZipInfo(name)  # dated 1980
-                entry.create_system, entry.external_attr = 3, 0o644 << 16
-                packed = Path(name).suffix in PACKED
-                archive.writestr(entry, content, zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        try:
+            with zipfile.ZipFile(part, "w") as archive:
+                for name, content in contents(founds, segmenter):
+                    entry = zipfile.ZipInfo(name)  # dated 1980
+                    entry.create_system, entry.external_attr = 3, 0o644 << 16
+                    packed = Path(name).suffix in PACKED
+                    archive.writestr(entry, content, zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[str, bytes]]:

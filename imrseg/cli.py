@@ -140,6 +140,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--port", type=whole(0, 65535), default=os.environ.get("GRADIO_SERVER_PORT", "7860"))
     c.add_argument("--share", action="store_true", help="a public address for 72 hours")
     c.add_argument("--mcp", action="store_true", help="serve as a tool for language models too")
+    c.add_argument("--auth", type=Path, metavar="FILE",
+                   help="user:password lines of who may come in; IMRSEG_AUTH=user:password does the same")  # fmt: skip
     return top
 
 
@@ -380,22 +382,17 @@ def demo(args: argparse.Namespace) -> None:
     import numpy as np
 
     try:  # before any model: it prepares ZeroGPU
-        from imrseg.app import APPEARANCE, build_app
+        from imrseg.app.doors import users_of
         from imrseg.app.gpu import on_zero_gpu
+        from imrseg.app.server import serve
     except ImportError as error:
         raise InputError(f"The page needs Gradio: pip install imrseg[app] ({error}).") from None
     from imrseg.segmenter import Segmenter
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    users = users_of(args.auth)
     segmenter = Segmenter.from_preset(args.preset, args.device)
     if not on_zero_gpu():  # the first pass through the networks takes longer than the others: not a visitor's
         blank = np.zeros((64, 64, 3), np.uint8)
         segmenter.segment(blank, [blank], "cat", steps=1)
-    app = build_app(segmenter)
-    app.launch(
-        server_name=args.host, server_port=args.port, share=args.share, mcp_server=args.mcp,
-        prevent_thread_lock=True, **APPEARANCE,
-    )  # fmt: skip
-    if not on_zero_gpu():
-        app.handlers.prepare_examples()
-    app.block_thread()
+    serve(segmenter, args.host, args.port, args.share, args.mcp, users)

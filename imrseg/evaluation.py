@@ -5,44 +5,25 @@ from __future__ import annotations
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import cv2
 from tqdm import tqdm
 
+from imrseg import distributed, weights
 from imrseg.data import entries as data_sets
+from imrseg.data.benchmarks import classes, held_out
 from imrseg.data.entries import Entry
-from imrseg.errors import InputError
+from imrseg.errors import InputError, WeightsError
 from imrseg.export import describe
 from imrseg.images import Picture, open_picture
 from imrseg.metrics import Scores
 from imrseg.run import Options
 from imrseg.segmenter import Segmenter
 
+__all__ = ["classes", "evaluate", "held_out"]
+
 REMEMBER = 2 * 2**30  # bytes of features: the pictures come again as supports
-BENCHMARKS = ("pascal", "folder")
-
-
-def held_out(benchmark: str, data: Path, splits: Path | None, fold: int | None) -> list[Entry]:
-    """The entries that are scored: ``val/foldK``, all folds for None; of a folder, everything.
-
-    Raises:
-        InputError: unknown benchmark or fold, missing files.
-    """
-    if benchmark == "folder":
-        return data_sets.folder(data)
-    if benchmark != "pascal":
-        raise InputError(f"There is no benchmark “{benchmark}”. Accepted: {', '.join(BENCHMARKS)}.")
-    if splits is None:
-        raise InputError("pascal needs --splits, the folder that holds val/fold0.txt to val/fold3.txt.")
-    if fold is not None and not 0 <= fold < data_sets.PASCAL_FOLDS:
-        raise InputError(f"There is no fold {fold}. Accepted: 0 to {data_sets.PASCAL_FOLDS - 1}.")
-    return data_sets.pascal(data, splits, "val", range(data_sets.PASCAL_FOLDS) if fold is None else [fold])
-
-
-def classes(benchmark: str, entries: list[Entry]) -> tuple[str, ...]:
-    """The whole class list of a data set, spelled out."""
-    if benchmark == "pascal":
-        return tuple(data_sets.spelled_out(name) for name in data_sets.PASCAL)
-    return tuple(sorted({entry.label for entry in entries}))
 
 
 def evaluate(
@@ -55,21 +36,32 @@ def evaluate(
     seed: int = 0,
     zero_shot: bool = False,
     options: Options | None = None,
-) -> dict:
+    uniform: bool = False,
+    side: int | None = None,
+) -> dict[str, Any]:
     """Score a segmenter on episodes drawn from ``entries``.
 
-    Masks are cut at 0.5, step 0 at the coarse masker's own level, and scored at the query's
-    original size without its ignore pixels. ``options`` are those of each run.
+    Masks are cut at 0.5, step 0 at the coarse masker's own level, and scored without the query's ignore
+    pixels. ``options`` are those of each run. Processes that ``torchrun`` started share the episodes, and
+    each returns the scores of all.
+
+    Args:
+        uniform: draw each episode's class first, with equal chances (COCO-20i).
+        side: score at side x side pixels, as HSNet does at 400 by default; None: at the query's original size.
 
     Returns:
         ``{"miou": [step 0, step 1, ...], "fb_iou": [...], "per_class": {name: [...]}, "skipped":
-        [...], "episodes": n, "seconds": s, ...}``, all IoU in 0..1.
+        [...], "episodes": n, "seconds": s, ...}``, all IoU in 0..1; with "network" and "config", what the
+        checkpoint says of itself and its training.
 
     Raises:
-        InputError: no class has enough pictures.
+        InputError: no class has enough pictures; numbers that are too small.
     """
+    for name, value in (("shots", shots), ("episodes", episodes), ("side", 1 if side is None else side)):
+        if value < 1:
+            raise InputError(f"The number of {name} must be 1 or more, not {value}.")
     count, options = segmenter.check_steps(steps), options or Options()
-    drawn, skipped = data_sets.episodes(entries, shots, episodes, seed)
+    drawn, skipped = data_sets.episodes(entries, shots, episodes, seed, uniform)
     scores, began = Scores(count), time.perf_counter()
 
     @lru_cache(maxsize=512)
@@ -77,24 +69,43 @@ def evaluate(
         return open_picture(path)
 
     segmenter.remember = REMEMBER
-    for query, supports in tqdm(drawn, desc="evaluate", unit="episode", mininterval=1.0):
+    own = drawn[distributed.rank() :: distributed.size()]
+    for query, supports in tqdm(
+        own, desc="evaluate", unit="episode", mininterval=1.0, disable=distributed.rank() > 0
+    ):  # fmt: skip
         entry = entries[query]
         pictures = [] if zero_shot else [picture(entries[i].image) for i in supports]
         target = entry.target()
+        if side is not None:
+            target = cv2.resize(target, (side, side), interpolation=cv2.INTER_NEAREST)
         run = segmenter.start(picture(entry.image), pictures, entry.label, options)
         done = [run.steps[0], *(run.advance() for _ in range(count))]
         for step in [*done[:-1], run.finish()]:
             scores.add(entry.name, step.index, step.query_at(target.shape) >= step.cut(), target)
+    whole = Scores(count)
+    for each in distributed.gathered(scores):
+        whole.merge(each)
     return {
-        "miou": scores.miou(),
-        "fb_iou": scores.fb_iou(),
-        "per_class": scores.per_class(),
+        "miou": whole.miou(),
+        "fb_iou": whole.fb_iou(),
+        "per_class": whole.per_class(),
         "skipped": skipped,
         "episodes": len(drawn),
         "shots": 0 if zero_shot else shots,
         "steps": count,
         "seed": seed,
+        "side": side,
         **describe(segmenter),
         **options.record(),
+        **origin(segmenter.network.file),
         "seconds": time.perf_counter() - began,
     }
+
+
+def origin(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint of ours says of its network and training; of another's nothing."""
+    try:
+        header = weights.header(checkpoint)
+    except WeightsError:
+        return {}
+    return {name: header[name] for name in ("network", "config") if name in header}

@@ -51,8 +51,7 @@ def write_result(
         in it are relative to ``out``.
 
     Raises:
-        InputError: ``out`` cannot be a folder.
-        OSError: it cannot be written.
+        InputError: ``out`` cannot be a folder, or cannot be written.
     """
     from imrseg import visualize
 
@@ -119,19 +118,34 @@ def staged(out: Path) -> Iterator[Path]:
     same disk, so that moving is renaming.
 
     Raises:
-        InputError: ``out`` or a folder above it is a file.
+        InputError: ``out`` or a folder above it is a file, or cannot be written.
     """
     out = Path(out).absolute()
-    home = next(p for p in (out, *out.parents) if p.exists())
-    if not home.is_dir():
-        raise InputError(f"“{home}” is a file; the results need a folder.")
-    folder = home / f".imrseg-{uuid.uuid4().hex}"
-    folder.mkdir()
+    with writing(out):
+        home = next(p for p in (out, *out.parents) if p.exists())
+        if not home.is_dir():
+            raise InputError(f"“{home}” is a file; the results need a folder.")
+        folder = home / f".imrseg-{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            yield folder
+            _move(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Says where writing failed, and why, in a sentence.
+
+    Raises:
+        InputError: in place of an OSError.
+    """
     try:
-        yield folder
-        _move(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"“{out}” cannot be written ({why}). Make room there, or choose another place.") from error
 
 
 def _move(folder: Path, out: Path) -> None:
@@ -140,6 +154,9 @@ def _move(folder: Path, out: Path) -> None:
         folder.rename(out)
         return
     files = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
+    for file in files:  # from now on until the end there is none, so that none speaks of another result's masks
+        if file.suffix == ".json":
+            (out / file).unlink(missing_ok=True)
     for file in sorted(files, key=lambda p: p.suffix == ".json"):  # a record comes after what it names
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).replace(out / file)
@@ -160,11 +177,16 @@ def encode_picture(pixels: np.ndarray) -> bytes:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` as JSON, whole or not at all; folders above ``path`` are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write ``content`` as JSON, whole or not at all; folders above ``path`` are made.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        try:
+            part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -208,6 +208,8 @@ def _alone(path: Path, name: str) -> AcquireReturnProxy:
 
 def _replace(row: Known, target: Path) -> None:
     part = target.with_name(f"{row.name}.part")
+    if part.is_symlink():  # not ours: what it leads to would be written over
+        part.unlink()
     while True:
         resumed = part.is_file() and part.stat().st_size > 0
         _fill(row, part)

@@ -28,7 +28,7 @@ from imrseg.guards import MAX_EXIF, check_file
 
 ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray | Picture"
 
-MAX_BYTES = 400_000_000  # of a file: 100 megapixels of four bytes each
+MAX_BYTES = 500_000_000  # of a file: more than 100 megapixels of four bytes each
 MAX_PIXELS = 100_000_000  # of a picture, checked before decoding
 MAX_SIDE = 100_000  # pixels: what the exports can hold
 MAX_PROFILE = 8 * 2**20  # bytes of a colour profile

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 
 from imrseg.data.entries import IGNORE
@@ -18,14 +16,21 @@ class Scores:
     """
 
     def __init__(self, steps: int) -> None:
-        self._areas: dict[str, np.ndarray] = defaultdict(lambda: np.zeros((steps + 1, 2, 2), np.int64))
+        self.steps = steps
+        self._areas: dict[str, np.ndarray] = {}
 
     def add(self, name: str, step: int, mask: np.ndarray, target: np.ndarray) -> None:
         """Count one mask, bool (H, W), against a target of 1 object, 0 background, 255 ignore."""
         valid, truth = target != IGNORE, target == 1
+        areas = self._areas.setdefault(name, np.zeros((self.steps + 1, 2, 2), np.int64))
         for row, (found, wanted) in enumerate(((mask, truth), (~mask, ~truth))):
-            self._areas[name][step, row, 0] += np.count_nonzero(found & wanted & valid)
-            self._areas[name][step, row, 1] += np.count_nonzero((found | wanted) & valid)
+            areas[step, row, 0] += np.count_nonzero(found & wanted & valid)
+            areas[step, row, 1] += np.count_nonzero((found | wanted) & valid)
+
+    def merge(self, other: Scores) -> None:
+        """Count all that ``other`` has counted, too."""
+        for name, areas in other._areas.items():
+            self._areas[name] = self._areas.get(name, 0) + areas
 
     def per_class(self) -> dict[str, list[float]]:
         """IoU per step, 0..1, by class name."""

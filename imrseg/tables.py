@@ -1,11 +1,31 @@
-"""Results of ``evaluate`` as a table of text."""
+"""Results of ``evaluate`` as tables of text: one by class, and the paper's own, published rows beside ours."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 
-def by_class(result: dict[str, Any]) -> str:
+from imrseg.complexity import cost
+from imrseg.errors import InputError
+from imrseg.presets import STEPS
+from imrseg.published import TABLES, Row, Table
+
+FOLDS = range(4)
+LITE = "efficientnet-lite0"
+LITE_STEPS = 3  # that the network on lite's backbone is trained with
+NOT_RUN, OURS = "not run", "ours"
+FOLD_NAMES = {"pascal": "5^{}", "coco": "20^{}"}
+COSTED = "S5"  # the table that has columns for costs
+CELLS = {"None": "none", "Conv": "conv", "Group conv": "group"}
+
+Result = dict[str, Any]
+
+
+def by_class(result: Result) -> str:
     """One row per class, then mIoU and FB-IoU; one column per step, in percent."""
     rows = {**result["per_class"], "mIoU": result["miou"], "FB-IoU": result["fb_iou"]}
     wide = max(len(name) for name in rows)
@@ -13,3 +33,155 @@ def by_class(result: dict[str, Any]) -> str:
     lines = [" " * wide + "".join(f"{head:>9}" for head in heads)]
     lines += [f"{name:<{wide}}" + "".join(f"{100 * value:9.1f}" for value in row) for name, row in rows.items()]
     return "\n".join(lines)
+
+
+def load_results(paths: Iterable[Path]) -> list[Result]:
+    """Results in files, and in folders all that lie there; of a cross-fold table those of its folds.
+
+    Raises:
+        InputError: a file that is missing, or that is none of these.
+    """
+    results = []
+    for path in paths:
+        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+            try:
+                content = json.loads(file.read_text("utf-8"))
+                found = content.get("folds", [content])
+                own = [dict(one) for one in found if one["miou"] and one["per_class"] and "benchmark" in one]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                if path.is_dir() and not isinstance(error, OSError):
+                    continue  # a folder may hold other files
+                raise InputError(f"{file} is not a result of evaluate ({error!r}).") from None
+            results += own
+    return results
+
+
+def facts(result: Result) -> dict[str, Any]:
+    """What tells an evaluation apart: its data, the network, how that was trained, and the coarse masks.
+
+    The authors' weights say nothing of their training; theirs is the paper's.
+    """
+    network, config, clip = (result.get(key) or {} for key in ("network", "config", "clip"))
+    name = network.get("name", "lite")
+    own = {"imr-hsnet": "hsnet", "imr-pfenet": "pfenet"}.get(name)
+    return {
+        "benchmark": result["benchmark"],
+        "shots": result["shots"],
+        "backbone": network.get("backbone", LITE),
+        "neck": own or network.get("neck", "lite"),
+        "cell": network.get("cell", "group"),
+        "residual": network.get("residual", True),
+        "masking": network.get("masking", "features" if own else "correlations"),
+        "schedule": config.get("schedule", "same"),
+        "start": config.get("start", "coarse"),
+        "trained": config.get("steps", STEPS.get(result["benchmark"], LITE_STEPS) if own else LITE_STEPS),
+        "coarse": clip.get("method") or str(result.get("coarse")).partition(":")[0],
+    }
+
+
+def scaled_down(ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The same row on lite's backbone, with lite's coarse masks."""
+    steps = LITE_STEPS if ours["trained"] != 1 else 1
+    return {**ours, "backbone": LITE, "coarse": "lite", "trained": steps}
+
+
+def find(results: Sequence[Result], wanted: Mapping[str, Any]) -> list[Result]:
+    """The results of which all of ``wanted`` is true."""
+    return [result for result in results if wanted.items() <= facts(result).items()]
+
+
+def folds_of(results: Sequence[Result], step: int | None) -> tuple[list[float | None], str]:
+    """IoU in percent of four folds and their mean, and what must be said of them.
+
+    Results of one fold, such as those of several training seeds, are averaged. Without all four folds the
+    mean is over those there are, or of one result over all folds together. ``step`` None takes the step that
+    the network was trained to end with.
+    """
+    by_fold: dict[int | None, list[float]] = {}
+    for result in results:
+        last = min(facts(result)["trained"], len(result["miou"]) - 1)
+        if step is None or step < len(result["miou"]):
+            by_fold.setdefault(result.get("fold"), []).append(100 * result["miou"][last if step is None else step])
+    means = {fold: float(np.mean(values)) for fold, values in by_fold.items()}
+    there = [fold for fold in FOLDS if fold in means]
+    values: list[float | None] = [means.get(fold) for fold in FOLDS]
+    notes = []
+    if there:
+        values.append(float(np.mean([means[fold] for fold in there])))
+        if len(there) < len(FOLDS):
+            notes.append(f"mean of fold {', '.join(map(str, there))}")
+    else:
+        values.append(means.get(None))
+        if None in means:
+            notes.append("all folds together")
+    most = max((len(values) for values in by_fold.values()), default=0)
+    if most > 1:
+        notes.append(f"mean of up to {most} runs")
+    return values, "; ".join(notes)
+
+
+def render(table: Table, results: Sequence[Result]) -> str:
+    """A table of the paper, its rows as published, and below each that ours repeats, ours."""
+    name = FOLD_NAMES[table.benchmark]
+    lines = [[*table.heads, "", *(name.format(fold) for fold in FOLDS), "Mean", ""]]
+    for row in table.rows:
+        if row.values:
+            lines.append([*row.name, "paper", *map(number, row.values), ""])
+        for label, wanted in variants(row):
+            values, note = folds_of(find(results, wanted), row.step)
+            if label == OURS or values[-1] is not None:
+                heads = costs(row) if label == OURS and table.number == COSTED else None
+                heads = heads or (["" if row.values else name for name in row.name])
+                mean = NOT_RUN if values[-1] is None else number(values[-1])
+                lines.append([*heads, label, *map(number, values[:-1]), mean, note])
+    wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    names = len(table.heads) + 1
+    text = [
+        "  ".join(f"{word:<{w}}" if i < names or i == len(wide) - 1 else f"{word:>{w}}"
+                  for i, (word, w) in enumerate(zip(line, wide, strict=True))).rstrip()
+        for line in lines
+    ]  # fmt: skip
+    return "\n".join([f"Table {table.number}: {table.title}", *text])
+
+
+def variants(row: Row) -> list[tuple[str, Mapping[str, Any]]]:
+    """What to look for: the row as the paper has it, the same on lite's backbone, and lite in its place."""
+    if row.ours is None:
+        return []
+    out: list[tuple[str, Mapping[str, Any]]] = [(OURS, row.ours)]
+    if row.ours.get("backbone") == "resnet50":
+        small = scaled_down(row.ours)
+        out.append(("ours, lite's backbone", small))
+        if small["neck"] == "hsnet" and small["residual"]:
+            out.append(("ours, lite", {**small, "neck": "lite"}))
+    return out
+
+
+def costs(row: Row) -> list[str] | None:
+    """The first columns of the table of cells, counted anew."""
+    if row.name[0] not in CELLS:
+        return None
+    own = cost(CELLS[row.name[0]])
+    return ["", f"{own.parameters / 1e6:.1f}M", f"{own.step / 1e9:.1f}G, once {own.once / 1e9:.1f}G"]
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def report(results: Sequence[Result], numbers: Sequence[str] = ()) -> str:
+    """The paper's tables, all or those of ``numbers`` ("1" to "6", "S2" to "S7").
+
+    Raises:
+        InputError: there is no table of that number.
+    """
+    known = {table.number: table for table in TABLES}
+    unknown = [n for n in numbers if n not in known]
+    if unknown:
+        raise InputError(f"There is no table {unknown[0]}. Tables: {', '.join(known)}.")
+    chosen = [known[n] for n in numbers] if numbers else list(TABLES)
+    used = len(
+        {id(r) for t in chosen for row in t.rows if row.ours for _, w in variants(row) for r in find(results, w)}
+    )
+    head = f"mIoU in percent. {used} of {len(results)} results appear; “{NOT_RUN}” is what there is no result of."
+    return "\n\n".join([head, *(render(table, results) for table in chosen)])

@@ -13,13 +13,13 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ from imrseg.hub import KNOWN, cache, missing, sha256
 from imrseg.models.hsnet import IMRHSNet, from_authors
 from imrseg.models.layers import check_fit
 from imrseg.models.lite import lite_refiner
+from imrseg.models.pfenet import IMRPFENet
 
 CLIP_SETTINGS = ("input_resolution", "context_length", "vocab_size")  # beside the weights in OpenAI's archives
 
@@ -100,7 +101,7 @@ def header(path: Path) -> dict[str, Any]:
     with _safetensors(path) as file:
         try:
             return dict(json.loads((file.metadata() or {})["imrseg"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise WeightsError(f"{path} is not a checkpoint of imrseg: its header has no imrseg entry.") from None
 
 
@@ -122,7 +123,9 @@ def _safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # a broken file can raise anything
         raise WeightsError(f"{path} cannot be read as safetensors ({error}). Fetch the file again.") from error
 
 
@@ -155,12 +158,12 @@ def _read(path: Path, device: str) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             start = file.read(9)
-        zipped = zipfile.is_zipfile(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror or error}).") from error
     if start[8:] == b"{":  # after eight bytes of length
         return _read_safetensors(path, device)
     try:
+        zipped = zipfile.is_zipfile(path)
         if zipped:
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
@@ -315,16 +318,30 @@ def describe(path: Path) -> list[str]:
     return out
 
 
+def check_own(path: Path) -> str:
+    """See that a checkpoint of ours fits the network that it names, before any memory is spent on either.
+
+    Returns:
+        The network's name, as the end of a sentence.
+
+    Raises:
+        WeightsError: it cannot be read, names no network of ours, or does not fit it.
+    """
+    return _check_own(header(path), outline(path), path)
+
+
 def _check_own(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Which network a checkpoint of ours is for, after a look whether it fits."""
+    builders: dict[str, Callable[..., nn.Module]] = {
+        "lite": lite_refiner, "imr-hsnet": IMRHSNet, "imr-pfenet": IMRPFENet
+    }  # fmt: skip
     try:
         settings = dict(metadata["network"])
         name = settings.pop("name", "lite")
         if name == "clip":
             return f"for CLIP {settings['architecture']}, which open_clip builds"
         with torch.device("meta"):
-            net = lite_refiner(**settings) if name == "lite" else IMRHSNet(**settings)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            net = builders[name](**settings)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise WeightsError(f"{path} describes a network that cannot be built ({error!r}).") from error
     own = {n: t for n, t in tensors.items() if not (name == "lite" and n.startswith("everyday."))}
     check_fit(own, {n: t.shape for n, t in net.state_dict().items()}, f"{path} does not fit {name}")

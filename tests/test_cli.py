@@ -1,4 +1,8 @@
+import errno
+import io
 import json
+import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -143,8 +147,20 @@ def test_authors_preprocessing(segmenter, monkeypatch, tmp_path, save, cat, cup)
         {"--aggregate": "best"},
         {"--out": "text.jpg"},
         {"--unknown": "x"},
+        {"--unknown\x1b[31m": "x"},
+        {"--label": "x" * 10_000},
+        {"--label": "cat\x1b[31m"},
+        {"--label": "cat\udcff"},
+        {"--not": "\u202etac"},
+        {"--steps": "9" * 5000},
+        {"--threshold": "-inf"},
+        {"--query": "a\nb\x1b[31m.jpg"},
+        {"--query": "/dev/zero"},
+        {"--query": "x" * 5000},
+        {"--out": "/dev/null/out"},
+        {"--out": "/proc/out"},
     ],
-    ids=lambda change: " ".join(*change.items()),
+    ids=lambda change: ascii(" ".join(*change.items()))[:40],
 )
 def test_bad_input_is_status_2_one_line_and_no_file(main, files, tmp_path, monkeypatch, change):
     monkeypatch.chdir(tmp_path)
@@ -157,7 +173,74 @@ def test_bad_input_is_status_2_one_line_and_no_file(main, files, tmp_path, monke
     assert out == ""
     assert err.count("\n") == 1
     assert err.startswith("imrseg")
+    assert err.rstrip("\n").isprintable()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x1b[31m\n.png", os.fsdecode(b"caf\xe9.png"), "$x^2$ <b>&.png", "-x.png", "猫 🐈‍⬛.png"]
+)
+@pytest.mark.parametrize("label", ["<script>alert(1)</script>", "$\\frac{1}{0}$ %s {0}", "../../cat", "قطة"])
+def test_names_and_labels_are_never_more_than_text(main, tmp_path, cat, label, name):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(cat).save(tmp_path / "in" / name)
+    Image.fromarray(cat).save(tmp_path / "in" / "other.png")
+    out = tmp_path / "deep" / "out"
+    status, said, _ = main("segment", "--query", tmp_path / "in", "--label", label, "--steps", 0, "--out", out)
+    assert status == 0
+    assert all(line.replace("\u200d", "").isprintable() for line in said.splitlines())
+    assert names(tmp_path) == {"in", "deep"}
+    assert names(tmp_path / "deep") == {"out"}
+    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    assert {r["query"] for r in manifest["results"]} == {name, "other.png"}
+    assert {r["label"] for r in manifest["results"]} == {label}
+    assert {r["folder"] for r in manifest["results"]} | {"manifest.json"} == names(out)
+    for found in manifest["results"]:
+        assert {"query_step0.png", "panel.png", "result.json"} == names(out / found["folder"])
+
+
+def test_a_terminal_that_lacks_letters(main, files, tmp_path, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii", write_through=True))
+    assert main("segment", "--query", files["query"], "--label", "猫", "--out", tmp_path / "out")[0] == 0
+    assert rb"\u201c\u732b\u201d covers" in raw.getvalue()
+
+
+def test_a_full_disk_is_one_line(main, files, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    status, _, err = main("segment", "--query", files["query"], "--label", "cat", "--out", tmp_path / "out")
+    assert status == 2
+    assert re.fullmatch(r"imrseg: “.*/out” cannot be written \(No space left on device\)\. Make room .*\n", err)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "-1"], "--seed: must be a whole number from 0 to 18446744073709551615, not '-1'"),
+        (["--seed", "1.5"], "--seed: must be a whole number"),
+        (["--shots", "0"], "--shots: must be a whole number from 1 to 10, not '0'"),
+        (["--episodes", "nan"], "--episodes: must be a whole number from 1 to"),
+        (["--steps", "many"], "--steps: invalid int value"),
+    ],
+)
+def test_numbers_of_evaluate(main, words, said):
+    status, _, err = main("evaluate", "--benchmark", "folder", "--data", "x", "--json", "y", *words)
+    assert status == 2
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_port_of_the_environment_that_is_none_is_told_where_it_matters(main, monkeypatch):
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "many")
+    status, _, err = main("demo")
+    assert status == 2
+    assert "--port: must be a whole number from 0 to 65535, not 'many'" in err
+    assert main("weights", "list")[0] == 0
 
 
 def test_one_broken_picture_among_several_writes_nothing(main, files, tmp_path):
@@ -176,14 +259,9 @@ def test_a_failure_halfway_writes_nothing(main, files, tmp_path, segmenter, monk
     assert names(tmp_path) == {"in", "s"}
 
 
-def test_evaluate_writes_scores_and_prints_them(main, save, tmp_path, cat):
-    mask = np.zeros(cat.shape[:2], np.uint8)
-    mask[50:250, 100:350] = 255
-    for i in range(3):
-        save(np.roll(cat, 20 * i, 1), f"data/cat/images/{i}.jpg")
-        save(np.roll(mask, 20 * i, 1), f"data/cat/masks/{i}.png")
+def test_evaluate_writes_scores_and_prints_them(main, things, tmp_path):
     out = tmp_path / "results" / "scores.json"
-    status, said, _ = main("evaluate", "--benchmark", "folder", "--data", tmp_path / "data", "--episodes", 2, "--steps", 1,
+    status, said, _ = main("evaluate", "--benchmark", "folder", "--data", things, "--episodes", 2, "--steps", 1,
                            "--json", out)  # fmt: skip
     scores = json.loads(out.read_text())
     assert status == 0
@@ -195,6 +273,72 @@ def test_evaluate_writes_scores_and_prints_them(main, save, tmp_path, cat):
     )
     assert (status, err.count("\n")) == (2, 1)
     assert not (tmp_path / "x.json").exists()
+
+
+@pytest.fixture
+def things(save, tmp_path, cat) -> Path:
+    """Three shifted pictures of a cat, with a mask each."""
+    mask = np.zeros(cat.shape[:2], np.uint8)
+    mask[50:250, 100:350] = 255
+    for i in range(3):
+        save(np.roll(cat, 20 * i, 1), f"data/cat/images/{i}.jpg")
+        save(np.roll(mask, 20 * i, 1), f"data/cat/masks/{i}.png")
+    return tmp_path / "data"
+
+
+def test_train_evaluate_and_tables_in_a_row(main, things, tmp_path):
+    out = tmp_path / "run"
+    status, said, err = main("train", "--benchmark", "folder", "--data", things, "--config", "lite", "--set", "batch=1",
+                             "cell=none", "--set", "views=1", "negatives=0", "--iterations", 1, "--out", out,
+                             "--device", "cpu")  # fmt: skip
+    assert (status, said.strip()) == (0, str(out / "lite.safetensors"))
+    assert "1/1" in err  # the progress bar
+    header = weights.header(out / "lite.safetensors")
+    assert (header["config"]["cell"], header["config"]["iterations"]) == ("none", 1)
+    scores = tmp_path / "results" / "scores.json"
+    status, _, _ = main("evaluate", "--benchmark", "folder", "--data", things, "--episodes", 2, "--steps", 1, "--eval-side",
+                        64, "--json", scores)  # fmt: skip
+    record = json.loads(scores.read_text())
+    assert status == 0
+    assert (record["benchmark"], record["fold"], record["side"]) == ("folder", None, 64)
+    status, said, _ = main("tables", scores.parent, "--table", "5", "S6")
+    assert status == 0
+    assert "Table 5" in said
+    assert "Table S6" in said
+    assert "Table 1" not in said
+    assert "not run" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--set", "steps=zero"], "a whole number"),
+        (["--config", "none"], "Configs"),
+        (["--fold", "9", "--benchmark", "pascal"], "0 to 3, or all"),
+        (["--extra", "coco"], "folder:DIR"),
+        (["--device", "cuda:7"], "cpu"),
+        (["--coarse", "grabcut"], "lite, clip"),
+        (["--data", "none"], "class/images"),
+    ],
+)
+def test_train_refuses_in_one_line_what_it_cannot_do(main, things, tmp_path, options, said):
+    words = ["--benchmark", "folder", "--data", things, "--device", "cpu", "--out", tmp_path / "run", *options]
+    status, out, err = main("train", *words)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_data_stops_evaluation_and_training_before_they_begin(main, things, tmp_path):
+    Image.new("L", (10, 10)).save(things / "cat/masks/0.png")
+    (things / "cat/masks/1.png").unlink()
+    for command, end in (("evaluate", ["--json", tmp_path / "x.json"]), ("train", ["--out", tmp_path / "run"])):
+        status, _, err = main(command, "--benchmark", "folder", "--data", things, *end)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "Files are missing (1)" in err
+        assert "another size than their picture (1)" in err
+    assert not (tmp_path / "x.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights(main, tmp_path, checkpoint, segmenter):
@@ -227,7 +371,7 @@ def test_help_and_version(capsys):
     for words in (
         ["--version"],
         ["--help"],
-        *([c, "--help"] for c in ("segment", "evaluate", "train", "bench", "weights", "demo")),
+        *([c, "--help"] for c in ("segment", "evaluate", "train", "tables", "bench", "weights", "demo")),
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(words)

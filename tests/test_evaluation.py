@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,9 +57,31 @@ def test_zero_shot_draws_no_support(segmenter, discs):
 
 
 def test_unknown_benchmarks_and_folds_are_refused(tmp_path):
-    with pytest.raises(InputError, match="pascal, folder"):
+    with pytest.raises(InputError, match="pascal, coco, fss, folder"):
         held_out("imagenet", tmp_path, None, None)
     with pytest.raises(InputError, match="--splits"):
         held_out("pascal", tmp_path, None, 0)
     with pytest.raises(InputError, match="0 to 3"):
         held_out("pascal", tmp_path, tmp_path, 4)
+
+
+def test_scores_at_a_square_as_hsnet_has_them(segmenter, discs):
+    entries = held_out("folder", discs, None, None)[:2]
+    result = evaluate(segmenter, entries, episodes=1, steps=1, side=50)
+    found = segmenter.segment(entries[0].image, [entries[1].image], "orange", steps=1)
+    small = cv2.resize(entries[0].target(), (50, 50), interpolation=cv2.INTER_NEAREST) == 1
+    assert result["miou"][1] == pytest.approx(iou(found.steps[1].query_at((50, 50)) >= 0.5, small))
+    assert result["side"] == 50
+
+
+def test_numbers_that_are_too_small_are_refused(segmenter, discs):
+    entries = held_out("folder", discs, None, None)
+    for name in ("shots", "episodes", "side"):
+        with pytest.raises(InputError, match=f"number of {name}"):
+            evaluate(segmenter, entries, **{name: 0})
+
+
+def test_the_checkpoint_says_how_it_was_trained(segmenter, discs):
+    result = evaluate(segmenter, held_out("folder", discs, None, None), episodes=1, steps=0)
+    assert result["config"]["steps"] == 3
+    assert result["network"]["channels"] == 48

@@ -1,5 +1,12 @@
+import errno
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +15,8 @@ from PIL import Image
 from imrseg import InputError, export, visualize
 from imrseg.images import open_picture
 from imrseg.postprocess import iou
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +129,90 @@ def test_json_is_replaced_whole(tmp_path):
         export.write_json(path, {"label": object()})
     assert json.loads(path.read_text("utf-8"))["label"] == "猫"
     assert list(path.parent.iterdir()) == [path]
+
+
+# A disk that fails, and a process that is killed
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):
+    result, rest = run
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InputError, match=r"out” cannot be written \(No space left on device\)\. Make room there"):
+        export.write_result(result, tmp_path / "out", **rest)
+    with pytest.raises(InputError, match=r"x\.json” cannot be written \(No space left"):
+        export.write_json(tmp_path / "x.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import os, pathlib, signal, sys
+import cv2, numpy as np
+from imrseg import Segmenter, export, figures, visualize
+
+folder = pathlib.Path(sys.argv[1])
+segmenter = Segmenter.from_preset("lite", "cpu")
+picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+result = segmenter.segment(picture, [], "cat", steps=1)
+assert all(figures.figure([picture], result.steps, 0.5, "cat $x^2$").values())
+cv2.setNumThreads(0)
+replace, calls = pathlib.Path.replace, []
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_at_the_third(a, b):
+    calls.append(kill() if len(calls) > 1 else replace(a, b))
+
+for name, where, what in (("new", visualize, "panel"), ("old", visualize, "panel"), ("moving", pathlib.Path, "replace")):
+    if not os.fork():
+        setattr(where, what, kill if what == "panel" else kill_at_the_third)
+        export.write_result(result, folder / name, query=picture, supports=[], segmenter=segmenter)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """A folder of three results, each written by a process that was killed; there is no display, and no home."""
+    folder = tmp_path_factory.mktemp("killed")
+    for name in ("old", "moving"):
+        (folder / name).mkdir()
+        (folder / name / "result.json").write_text("old")
+    nowhere = {"MPLBACKEND": "tkagg", "DISPLAY": "", "HOME": "/dev/null", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-W", "ignore", "-c", SCRIPT, folder]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | nowhere, capture_output=True, text=True)
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * 3, done.stderr
+    return folder
+
+
+def seen(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+
+
+def test_a_killed_process_leaves_nothing_half_written(killed):
+    assert seen(killed) == {"old", "moving"}
+    assert seen(killed / "old") == {"result.json"}
+    assert (killed / "old" / "result.json").read_text() == "old"
+
+
+def test_no_record_speaks_of_masks_that_a_killed_process_replaced(killed):
+    assert len(seen(killed / "moving")) == 1
+    assert seen(killed / "moving") < {"query_step0.png", "query_step1.png", "panel.png"}
+
+
+def test_a_limit_of_the_system_is_said_in_a_sentence(run, tmp_path):
+    result, rest = run
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(InputError, match=r"out” cannot be written \(File too large\)"):
+            export.write_result(result, tmp_path / "out", **rest)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

@@ -164,6 +164,18 @@ def test_a_broken_file_is_replaced_and_a_link_not_written_through(stub, tmp_path
     assert not (tmp_path / "tiny.pt").is_symlink()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_part_that_is_a_link_is_not_written_through(stub, tmp_path, there):
+    other = tmp_path / "other"
+    if there:
+        other.write_bytes(CONTENT[:HALF])
+    (tmp_path / "tiny.pt.part").symlink_to(other)
+    assert hub.download(stub.row(), tmp_path).read_bytes() == CONTENT
+    assert not (tmp_path / "tiny.pt").is_symlink()
+    assert (other.read_bytes() == CONTENT[:HALF]) if there else not other.exists()
+    assert stub.asked == [None]
+
+
 def test_a_part_is_taken_up(stub, tmp_path):
     (tmp_path / "tiny.pt.part").write_bytes(CONTENT[:HALF])
     assert hub.download(stub.row(), tmp_path).read_bytes() == CONTENT
@@ -346,8 +358,10 @@ def test_a_folder_that_cannot_be_written_is_named(stub, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no full device")
-def test_a_full_disk_is_told(stub, tmp_path):
-    (tmp_path / "tiny.pt.part").symlink_to("/dev/full")
+def test_a_full_disk_is_told(stub, tmp_path, monkeypatch):
+    opened = Path.open
+    full = Path("/dev/full")
+    monkeypatch.setattr(Path, "open", lambda path, mode="r": opened(full if path.suffix == ".part" else path, mode))
     with pytest.raises(WeightsError, match=rf"cannot be written to {tmp_path} \(No space left on device\)"):
         hub.download(stub.row(), tmp_path)
     assert not (tmp_path / "tiny.pt").exists()

@@ -1,6 +1,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -133,10 +134,13 @@ def test_bad_input_is_refused(segmenter, cat, tmp_path):
     for label in ("", "   ", "!!", None, 5, "x" * (MAX_LABEL + 1)):
         with pytest.raises(InputError):
             segmenter.segment(cat, [], label)
-    for steps in (-1, MAX_STEPS + 1, 1.5, "2", True):
+    for steps in (-1, MAX_STEPS + 1, 1.5, float("nan"), "2" * 10_000, True, np.bool_(1), np.float64(1), 10**5000):
         with pytest.raises(InputError, match="whole number from 0 to 20"):
             segmenter.segment(cat, [], "cat", steps=steps)
-    for threshold in (-0.1, 1.1, float("nan"), "0.5", None, True):
+    for seed in (-1, 2**64, 1.5, None, "0", True, float("nan")):
+        with pytest.raises(InputError, match="seed must be a whole number from 0 to 18446744073709551615"):
+            segmenter.segment(cat, [], "cat", seed=seed)
+    for threshold in (-0.1, 1.1, float("nan"), float("inf"), "0.5" * 1000, None, True, [0.5], 1j):
         with pytest.raises(InputError, match="number from 0 to 1"):
             segmenter.segment(cat, [], "cat", threshold=threshold)
     with pytest.raises(InputError, match="vote, mean"):
@@ -158,6 +162,68 @@ def test_bad_input_is_refused(segmenter, cat, tmp_path):
     for device in ("tpu9", "cuda:99", "gpu", ""):
         with pytest.raises(InputError):
             pick_device(device)
+
+
+def test_numpys_numbers_are_numbers(segmenter, cat):
+    result = segmenter.segment(cat, [], "cat", steps=np.int64(1), threshold=np.float32(0.25), seed=np.uint8(3))
+    assert (len(result.steps), result.threshold) == (2, 0.25)
+    assert type(result.threshold) is float
+
+
+def small(monkeypatch, room: int) -> Segmenter:
+    """A segmenter on a device that has room for ``room`` pictures and for as many pairs at once."""
+    segmenter = Segmenter.from_preset("lite", "cpu")
+    segmenter.device = torch.device("cuda")
+    segmenter._reload = partial(Segmenter.from_preset, "lite", "cpu")
+    encode, step = segmenter.network.encoder.encode, segmenter.network.refiner.step
+
+    def full(call, size):
+        def limited(batch):
+            if size(batch) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return call(batch)
+
+        return limited
+
+    object.__setattr__(segmenter.network.encoder, "encode", full(encode, len))
+    monkeypatch.setattr(segmenter.network.refiner, "step", full(step, lambda state: len(state.query_masks)))
+    return segmenter
+
+
+ONE_BY_ONE = "The device's memory was full; pictures were taken one by one."
+ON_THE_CPU = "The device's memory was full; the result was computed on the CPU, which takes longer."
+
+
+@pytest.mark.parametrize(
+    ("room", "said"), [(3, []), (2, [ONE_BY_ONE]), (1, [ONE_BY_ONE]), (0, [ON_THE_CPU])], ids=["3", "2", "1", "0"]
+)
+def test_a_full_device_is_used_sparingly_then_the_cpu(segmenter, cat, cup, monkeypatch, room, said):
+    wanted = segmenter.segment(cat, [cup, cat[:, ::-1].copy()], "cat", steps=2)
+    result = small(monkeypatch, room).segment(cat, [cup, cat[:, ::-1].copy()], "cat", steps=2)
+    assert result.warnings == [*wanted.warnings, *said]
+    for a, b in zip(wanted.steps, result.steps, strict=True):
+        np.testing.assert_allclose(a.query_soft, b.query_soft, atol=1e-4)
+        np.testing.assert_allclose(a.support_soft, b.support_soft, atol=1e-4)
+
+
+def test_a_device_that_fills_up_in_the_middle_of_a_run(segmenter, cat, cup, monkeypatch):
+    wanted = segmenter.segment(cat, [cup], "cat", steps=2)
+    tight = small(monkeypatch, 2)
+    run = tight.start(cat, [cup], "cat")
+    run.advance()
+    monkeypatch.setattr(tight.network.refiner, "step", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    run.advance()
+    assert run.warnings == [*wanted.warnings, ONE_BY_ONE, ON_THE_CPU]
+    assert run.segmenter.device == torch.device("cpu")
+    for a, b in zip(wanted.steps, run.steps, strict=True):
+        np.testing.assert_allclose(a.query_soft, b.query_soft, atol=1e-4)
+
+
+def test_no_memory_at_all_is_said_once(cat, monkeypatch):
+    hopeless = small(monkeypatch, 0)
+    hopeless._reload = None
+    with pytest.raises(torch.OutOfMemoryError, match="too little memory"):
+        hopeless.segment(cat, [], "cat")
 
 
 def test_devices_that_are_accepted():

@@ -1,7 +1,9 @@
+import contextlib
 import hashlib
 import json
 import os
 import pickle
+import resource
 import struct
 import zipfile
 from dataclasses import replace
@@ -98,9 +100,97 @@ def test_a_module_is_filled_or_left_alone(tmp_path):
 
 def test_a_broken_lexicon_is_refused(checkpoint, tmp_path):
     (tmp_path / "text").write_text("cat, dog")
-    for path in (tmp_path / "none", tmp_path / "text", checkpoint):
+    save_file({"lemmas": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "bf16", {"classes": "1"})  # NumPy has none
+    save_file({"lemmas": torch.ones(2, dtype=torch.uint8)}, tmp_path / "part", {"classes": "1"})
+    for path in (tmp_path / "none", tmp_path / "text", checkpoint, tmp_path / "bf16", tmp_path / "part"):
         with pytest.raises(WeightsError):
             Lexicon(path)
+
+
+def by_header(path: Path, header: dict | bytes, data: bytes = b"") -> Path:
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F128", "shape": [1], "data_offsets": [0, 4]}},
+        {"a": []},
+        b"[" * 100_000,
+        b"{",
+        b"",
+    ],
+    ids=lambda header: str(header)[:40],
+)  # fmt: skip
+def test_a_header_that_lies_takes_no_memory(tmp_path, header):
+    path = by_header(tmp_path / "x.safetensors", header, bytes(4))
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (room(), limit[1]))
+    try:
+        for read in (weights.outline, weights.read_state_dict, weights.load, weights.header, weights.describe):
+            with contextlib.suppress(WeightsError):  # a tensor of no numbers may be read
+                read(path)
+        with pytest.raises(WeightsError):
+            weights.load(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+
+
+def room() -> int:
+    """The memory that this process has mapped, and half a gigabyte, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**29
+
+
+def test_a_length_of_header_that_lies(tmp_path):
+    for length in (0, 10, 2**32, 2**63, 2**64 - 1):
+        (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", length) + b'{"a":1}')
+        with pytest.raises(WeightsError):
+            weights.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, "[]", "3", '{"network": 3}', '{"network": {"name": "none"}}', "{"])
+def test_metadata_that_is_odd_is_refused(tmp_path, said):
+    save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", {"imrseg": said})
+    with pytest.raises(WeightsError):
+        Segmenter.from_preset("lite", "cpu", tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("channels", [20_000, 10**6, 2**40, -1, 1.5, "48", None])
+def test_a_network_that_claims_to_be_huge_is_not_built(checkpoint, tmp_path, channels):
+    def change(tensors, metadata):
+        metadata["network"] = {"channels": channels}
+
+    path = resaved(checkpoint, tmp_path / "x.safetensors", change)
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (room(), limit[1]))
+    try:
+        for use in (weights.describe, lambda p: Segmenter.from_preset("lite", "cpu", p)):
+            with pytest.raises(WeightsError, match=r"cannot be built|does not fit"):
+                use(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+
+
+def test_a_zip_on_several_disks_is_refused(tmp_path):
+    torch.save({"a": torch.ones(1)}, tmp_path / "x.pt")
+    whole = bytearray((tmp_path / "x.pt").read_bytes())
+    end = whole.rindex(b"PK\x05\x06")
+    whole[end - 16 : end - 12] = b"\1\0\0\0"  # of the locator of the large directory's end: the disk
+    whole[end - 4 : end] = b"\2\0\0\0"
+    (tmp_path / "x.pt").write_bytes(whole)
+    for read in (weights.outline, weights.read_state_dict, weights.describe):
+        with pytest.raises(WeightsError, match="damaged"):
+            read(tmp_path / "x.pt")
 
 
 # Where weights are found

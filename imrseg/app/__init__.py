@@ -1,6 +1,7 @@
 """The web page: pictures and a label in, every refinement step to look at.
 
-``build_app`` makes the page, ``APPEARANCE`` holds what Gradio takes at launch::
+``serve`` makes it and serves it until the process is asked to end. ``build_app`` only makes it, and ``APPEARANCE``
+holds what Gradio takes at launch::
 
     build_app(segmenter).launch(**APPEARANCE)
 """
@@ -8,8 +9,10 @@
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported: the page calls nobody
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # it makes a table of all past events after each
 
 from imrseg.app.handlers import build_app
 from imrseg.app.layout import APPEARANCE
+from imrseg.app.server import serve
 
-__all__ = ["APPEARANCE", "build_app"]
+__all__ = ["APPEARANCE", "build_app", "serve"]

@@ -9,17 +9,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
-from gradio import processing_utils
 from gradio.components import Component
-from gradio.data_classes import FileData, ListFiles
-from gradio.utils import get_upload_folder
-from pydantic import model_validator
 
 from imrseg import coco
+from imrseg.app.fetching import sent_files
 from imrseg.app.models import MODEL, OWN, Models
 from imrseg.app.words import split_labels, told_to_visitor
 from imrseg.edges import EDGES
-from imrseg.errors import InputError
+from imrseg.errors import InputError, shown
 from imrseg.export import write_result
 from imrseg.presets import get_preset
 from imrseg.run import EDGES_ON, PROMPTS
@@ -141,6 +138,7 @@ class Endpoints:
         with told_to_visitor():
             if query is None:
                 raise InputError("There is no query picture.")
+            check_threshold(threshold)
             found = self.models.iterate(
                 (preset or self.models.preset, coarse), query, list(supports or []), label, whole(steps),
                 distractors=split_labels(distractors), prompts=prompts, edges=edges or None, edges_on=edges_on,
@@ -151,38 +149,14 @@ class Endpoints:
                 yield {"step": step.index, "covered": float(mask.mean()), "seconds": step.seconds, "mask": rle}
 
 
-class SentFiles(ListFiles):
-    """Files of a call. A language model's client sends each as an address, which Gradio 6.31 takes for one file alone."""
+def check_threshold(threshold: Any) -> None:
+    """As ``Segmenter.segment`` does; steps one by one are not cut there.
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fetch(cls, files: Any) -> Any:
-        return (
-            [fetched(file) if isinstance(file, str) else file for file in files] if isinstance(files, list) else files
-        )
-
-
-def fetched(address: str) -> dict[str, Any]:
-    """The file behind a web address or a data URI, as an uploaded one; Gradio keeps private networks out of reach."""
-    folder = str(get_upload_folder())
-    if address.startswith("data:"):
-        path = processing_utils.save_base64_to_cache(address, folder)
-    elif address.startswith(("http://", "https://")):
-        path = processing_utils.ssrf_protected_download(address, folder)
-    else:
-        raise gr.Error("A picture must be an uploaded file, a web address or a data URI.", print_exception=False)
-    return {"path": path, "meta": {"_type": "gradio.FileData"}}
-
-
-def sent_files(label: str) -> gr.File:
-    """A parameter of several files, whose schema refers to no definitions: a tool's get lost on the way."""
-    files = gr.File(label=label, file_count="multiple", value=[])
-    file = FileData.model_json_schema()
-    file["properties"]["meta"] = file.pop("$defs")["FileDataMeta"]
-    del file["description"]  # for Gradio's own developers
-    files.data_model = SentFiles
-    files.api_info = lambda: {"type": "array", "items": file}  # type: ignore[method-assign]
-    return files
+    Raises:
+        InputError: not a number from 0 to 1.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise InputError(f"The threshold must be a number from 0 to 1, not {shown(threshold)}.")
 
 
 def whole(steps: float | None) -> Any:

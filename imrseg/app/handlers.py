@@ -15,10 +15,11 @@ import gradio as gr
 import numpy as np
 
 from imrseg import bundle
+from imrseg.app.blocks import App
 from imrseg.app.downloads import EVERYTHING, FORMATS, all_labels
 from imrseg.app.endpoints import Endpoints
 from imrseg.app.examples import Example, list_examples
-from imrseg.app.layout import IS, KEEP, Page, lay_out
+from imrseg.app.layout import IS, Page, lay_out
 from imrseg.app.models import MODEL, Models
 from imrseg.app.rendering import curve, draw, filmstrip, note, problem, progress, status, step_name
 from imrseg.app.sessions import Finding, Scene, Session
@@ -30,24 +31,19 @@ from imrseg.run import MAX_LABEL, Options
 from imrseg.segmenter import MAX_STEPS, Segmenter
 
 MAX_QUERIES = 20
+QUEUE = 64  # requests that may wait
 
 Updates = dict[Any, Any]
 
 
-class App(gr.Blocks):
-    """The page, with the functions of its events."""
-
-    handlers: Handlers
-
-
 def build_app(segmenter: Segmenter) -> App:
     """The whole page around one segmenter, which all visitors share; each visitor's pictures are their own."""
-    with App(title="imrseg", analytics_enabled=False, fill_width=True, delete_cache=(KEEP, KEEP)) as app:
+    with App(title="imrseg", analytics_enabled=False, fill_width=True) as app:
         models = Models(segmenter)
         app.handlers = Handlers(lay_out(models), models)
         connect(app, app.handlers)
         Endpoints(models)
-    app.queue(max_size=64)
+    app.queue(max_size=QUEUE, api_open=False)  # no call goes past the queue
     return app
 
 

@@ -22,7 +22,7 @@ OWN = ""  # the preset's own coarse masker
 COARSE = {"lite": "lite: words by WordNet", "clip": "CLIP RN50"}
 CLIP_FILE = "RN50.pt"
 GPU_SECONDS = 30  # that one call may take where the GPU is lent for a call
-GOING = 10**9  # bytes that all visitors' runs may keep in order to go on without being computed anew
+GOING = 256 * 10**6  # bytes that all visitors' runs may keep in order to go on without being computed anew
 
 
 class Models:
@@ -81,6 +81,8 @@ class Models:
         device = device or self.device
         if device not in self.devices():
             raise InputError(f"There is no device “{device}” here. Accepted: {', '.join(self.devices())}.")
+        if coarse not in (OWN, *COARSE):  # another CLIP would be downloaded
+            raise InputError(f"There is no coarse masker “{coarse}” here. Accepted: {', '.join(COARSE)}.")
         key = (preset, coarse or get_preset(preset).coarse, device)
         with self._lock:
             if key not in self._loaded:

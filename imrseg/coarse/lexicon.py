@@ -93,11 +93,11 @@ class Lexicon:
             with safe_open(path, framework="numpy") as file:
                 self._tensors = {name: file.get_tensor(name) for name in file.keys()}
                 self.classes = int((file.metadata() or {})["classes"])
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise WeightsError(f"{path} is not a lexicon that imrseg can read ({error}).") from error
-        self._row = {lemma: i for i, lemma in enumerate(unpack_lines(self._tensors["lemmas"]))}
-        pairs = (line.split("\t") for line in unpack_lines(self._tensors["irregular"]))
-        self._irregular = {plural: singular for plural, singular in pairs}
+            self._row = {lemma: i for i, lemma in enumerate(unpack_lines(self._tensors["lemmas"]))}
+            pairs = (line.split("\t") for line in unpack_lines(self._tensors["irregular"]))
+            self._irregular = {plural: singular for plural, singular in pairs}
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            raise WeightsError(f"{path} is not a lexicon that imrseg can read ({error!r}).") from error
 
     def __contains__(self, word: str) -> bool:
         return word in self._row
@@ -115,7 +115,7 @@ class Lexicon:
         """
         words = re.findall(r"[^\W_]+(?:['’.\-][^\W_]+)*", label.lower().replace("_", " "))
         if not words:
-            raise InputError("The label is empty. Type what to look for, for example: cat")
+            raise InputError(f"The label “{label}” has no word in it. Type what to look for, for example: cat")
         shown = " ".join(words)
         word = self._find(words)
         if word is not None:

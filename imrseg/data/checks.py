@@ -16,16 +16,16 @@ SHOWN = 5  # names of each kind of problem
 TURNED = range(5, 9)  # EXIF orientations that swap height and width
 ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how JPEG and PNG begin, and what is at the end of whole ones
 UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
-TAIL = 64 * 2**10  # bytes; some cameras write more behind a JPEG's end
+TAIL = 64 * 2**10  # bytes at a file's end; some cameras write things of their own there
 
 Problems = Mapping[str, list[str]]
 
 
 def check(entries: Iterable[Entry], others: Problems | None = None) -> None:
-    """See that every file is there, whole as far as its two ends tell, and as large as its partner.
+    """See that every file is there, whole, and as large as its partner.
 
     Args:
-        entries: of which pictures and masks are looked at, without decoding them.
+        entries: of which pictures and masks are looked at, without decoding more than the doubtful.
         others: names by kind of problem, found elsewhere, that go into the same message.
 
     Raises:
@@ -82,9 +82,15 @@ def _problem(entry: Entry) -> list[tuple[str, str]]:
 
 
 def _whole(path: Path) -> bool:
+    """Whether a picture ends as its kind does; where not, whether it can be decoded all the same."""
     with path.open("rb") as file:
         end = ENDS.get(file.read(2))
-        if end is None:
-            return True
         file.seek(max(0, file.seek(0, 2) - TAIL))
-        return end in file.read()
+        if end is None or end in file.read():
+            return True
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UNREADABLE:
+        return False
+    return True

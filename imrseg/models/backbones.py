@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from imrseg.errors import InputError
 from imrseg.models.layers import check_fit
 
+
 class BlockBackbone(nn.Module):
     """ResNet or VGG16 of torchvision, giving the layers that HSNet correlates.
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imrseg.errors import InputError
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.correlation import swap
+from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.hsnet import MASKINGS, check_name, resize_aligned
 from imrseg.models.imr import ConvCell, IMRCell, NoCell
 from imrseg.models.layers import MeasuredNorms, conv_block, resize

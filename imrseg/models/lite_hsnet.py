@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.conv4d import CenterPivotConv4d
 from imrseg.models.correlation import RawCorrelation
+from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.hsnet import HSNetHead, HSNetNeck, HSNetPair, block, resize_aligned
 from imrseg.models.layers import MeasuredNorms, resize
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from imrseg.errors import InputError
 from imrseg.models.backbones import BlockBackbone, hsnet_backbone
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.correlation import swap
+from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.hsnet import check_name, resize_aligned
 from imrseg.models.imr import IMRCell, partly
 from imrseg.models.layers import MeasuredNorms, resize

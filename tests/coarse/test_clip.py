@@ -26,7 +26,7 @@ from imrseg import weights
 from imrseg.coarse import clip
 from imrseg.coarse.clip import ClipCam, load_clip
 from imrseg.coarse.prompts import ENSEMBLE
-from imrseg.data.entries import PASCAL
+from imrseg.data.benchmarks import PASCAL
 from imrseg.errors import InputError, WeightsError
 
 open_clip = pytest.importorskip("open_clip")

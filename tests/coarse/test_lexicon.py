@@ -74,7 +74,7 @@ def test_a_word_of_many_senses_holds_several_classes(lexicon):
 
 @pytest.mark.parametrize("label", ["", "  ", "!?", "_", "…"])
 def test_a_label_without_words_is_refused(lexicon, label):
-    with pytest.raises(InputError, match="empty"):
+    with pytest.raises(InputError, match="has no word in it"):
         lexicon.meaning(label)
 
 
