@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ class Cost:
     once: int
 
 
+@functools.cache
 def cost(cell: str, backbone: str = "resnet50") -> Cost:
     """The cost of IMR-HSNet with a recurrent cell (supplement table 5)."""
     net = IMRHSNet(backbone, cell=cell).to("meta").eval()

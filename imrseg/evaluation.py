@@ -97,15 +97,16 @@ def evaluate(
         "side": side,
         **describe(segmenter),
         **options.record(),
-        **origin(segmenter.network.file),
+        **origin(segmenter),
         "seconds": time.perf_counter() - began,
     }
 
 
-def origin(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint of ours says of its network and training; of another's nothing."""
+def origin(segmenter: Segmenter) -> dict[str, Any]:
+    """What the checkpoint says of its network and training; of a file of the authors' what the preset says."""
+    preset = segmenter.preset
     try:
-        header = weights.header(checkpoint)
+        header = weights.header(segmenter.network.file)
     except WeightsError:
-        return {}
+        header = {"network": {"name": preset.network, "backbone": preset.backbone}}
     return {name: header[name] for name in ("network", "config") if name in header}

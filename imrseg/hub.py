@@ -30,6 +30,7 @@ STALL = 30.0  # seconds without a byte after which a download is given up
 BLOCK = 2**16  # bytes
 
 AUTHORS = "https://github.com/Whileherham/IMR-HSNet"
+OWN_TRAINING = "docs/paper.md"  # where weights come from that nobody has published
 AUTHORS_DRIVE = "https://drive.google.com/drive/folders/1fB3_jUEw972lDZIs3_S7lj2F5rZVq4Nu"
 RN50_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
 
@@ -128,6 +129,12 @@ KNOWN = {
             for data in ("pascal", "coco")
             for fold in range(4)
         ),
+        Known(
+            name="imr-pfenet-resnet50.safetensors",
+            what="IMR-PFENet on ResNet50",
+            origin=OWN_TRAINING,
+            licence="none: nobody has published weights of it",
+        ),
         _torchvision(
             "resnet50-0676ba61.pth",
             "ResNet50",
@@ -161,6 +168,11 @@ def missing(name: str) -> str:
         return (
             f"Download best_model.pt of {row.what} by hand from {row.origin} (linked from {AUTHORS}), then run: "
             f"python -m imrseg weights convert best_model.pt {cache() / name}"
+        )
+    if row.origin == OWN_TRAINING:
+        return (
+            f"Nobody has published weights of {row.what}. Train them (python -m imrseg train --config"
+            f" {Path(name).stem} ...) and put the file into {cache()}, or give its path."
         )
     return f"It comes with imrseg, in the folder checkpoints: install imrseg again, or put it into {cache()}."
 

@@ -16,7 +16,7 @@ class Preset:
         name: what the user types.
         title: one line for a menu.
         coarse: stage 1, "lite" or "clip" (``imrseg.coarse.maskers``); another may be chosen beside it.
-        network: stage 2, "lite" or "imr-hsnet" (``imrseg.networks``).
+        network: stage 2, "lite", "imr-hsnet" or "imr-pfenet" (``imrseg.networks``).
         backbone: of the network.
         checkpoint: file name of the network's weights, looked for by ``imrseg.weights.find``.
         steps: refinement steps by default.
@@ -66,6 +66,17 @@ PRESETS = {
         ),
         _imr_hsnet("resnet50", "ResNet50"),
         _imr_hsnet("vgg16", "VGG16"),
+        Preset(
+            name="imr-pfenet-resnet50",
+            title="IMR-PFENet on ResNet50: the paper's loop around PFENet, with weights of your own",
+            coarse="clip",
+            network="imr-pfenet",
+            backbone="resnet50",
+            checkpoint="imr-pfenet-resnet50.safetensors",
+            steps=2,  # the paper shows it on PASCAL-5i alone
+            aggregate="vote",
+            licence="nobody has published weights of it",
+        ),
     )
 }
 STEPS = {"pascal": 2, "coco": 3}  # of the authors' checkpoints (paper section 5.1)

@@ -1,6 +1,7 @@
 """``evaluate`` on a handful of drawn pictures."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from PIL import Image
 
 from imrseg.errors import InputError
-from imrseg.evaluation import evaluate, held_out
+from imrseg.evaluation import evaluate, held_out, origin
 from imrseg.postprocess import iou
+from imrseg.presets import PRESETS
 
 
 @pytest.fixture
@@ -85,3 +87,11 @@ def test_the_checkpoint_says_how_it_was_trained(segmenter, discs):
     result = evaluate(segmenter, held_out("folder", discs, None, None), episodes=1, steps=0)
     assert result["config"]["steps"] == 3
     assert result["network"]["channels"] == 48
+
+
+def test_of_the_authors_own_file_the_preset_tells(segmenter, tmp_path):
+    (tmp_path / "best_model.pt").write_bytes(b"pickled")
+    network = SimpleNamespace(file=tmp_path / "best_model.pt")
+    told = origin(SimpleNamespace(preset=PRESETS["imr-hsnet-vgg16"], network=network))
+    assert told == {"network": {"name": "imr-hsnet", "backbone": "vgg16"}}
+    assert origin(segmenter)["config"]["steps"] == 3

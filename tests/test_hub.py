@@ -141,6 +141,9 @@ def test_what_to_do_where_something_is_missing(monkeypatch, tmp_path):
     name = "imr-hsnet-vgg16-coco-2.safetensors"
     assert re.search(rf"vgg16, coco, fold 2 .*drive\.google.*convert best_model.pt {folder}/{name}", hub.missing(name))
     assert re.search(rf"weights fetch RN50.pt.*https://.*/RN50.pt .*{folder}", hub.missing("RN50.pt"))
+    assert re.search(
+        f"Nobody has published .*IMR-PFENet.* into {folder}", hub.missing("imr-pfenet-resnet50.safetensors")
+    )
     assert "install imrseg again" in hub.missing("lite.safetensors")
     assert re.search(folder, hub.missing("mine.safetensors"))
 

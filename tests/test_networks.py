@@ -150,7 +150,7 @@ def test_another_network_is_refused(folder, tmp_path, checkpoint):
 
 # IMR-PFENet
 
-PFENET = replace(get_preset("imr-hsnet-resnet50"), name="imr-pfenet-resnet50", network="imr-pfenet")
+PFENET = get_preset("imr-pfenet-resnet50")
 
 
 @pytest.fixture(scope="module")
@@ -170,10 +170,8 @@ def pfenet_file(pfenet, tmp_path_factory) -> Path:
 
 
 def test_lites_coarse_masks_feed_imr_pfenet(pfenet, pfenet_file, segmenter, cat, cup):
-    cpu = torch.device("cpu")
-    result = Segmenter(PFENET, segmenter.masker, load_network(PFENET, pfenet_file, cpu), cpu).segment(
-        cat, [cup], "cat", steps=1
-    )
+    paper = Segmenter.from_preset("imr-pfenet-resnet50", "cpu", pfenet_file, coarse="lite")
+    result = paper.segment(cat, [cup], "cat", steps=1)
     coarse = segmenter.segment(cat, [cup], "cat", steps=0).steps[0]
     masks = [to_size(m, (120, 120)) for m in (coarse.query_soft[0], coarse.support_soft[0])]
     with torch.inference_mode():
@@ -190,6 +188,7 @@ def test_imr_pfenet_takes_its_own_file_alone(pfenet_file, folder, checkpoint):
     for file in (checkpoint, folder / NAME):
         with pytest.raises(WeightsError, match="does not hold IMR-PFENet"):
             load_network(PFENET, file, cpu)
+    assert "fits its network, imr-pfenet" in "\n".join(weights.describe(pfenet_file))
     with pytest.raises(WeightsError, match="holds IMR-PFENet on resnet50; this preset runs on resnet101"):
         load_network(replace(PFENET, backbone="resnet101"), pfenet_file, cpu)
     with pytest.raises(WeightsError, match="does not hold IMR-HSNet"):

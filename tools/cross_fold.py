@@ -1,22 +1,26 @@
 """The cross-fold table: five complete classes, each scored by a model that never saw it.
 
-    python tools/cross_fold.py --data DATA --splits SPLITS --runs runs --json cross-fold.json
+    python tools/cross_fold.py --data DATA --splits SPLITS --runs runs/seed0 runs/seed1 runs/seed2 --json cross-fold.json
 
-``RUNS/fold1``, ``fold2`` and ``fold3`` are outputs of ``train --fold 1``, 2 and 3. Beside the steps it
-prints the coarse mask at the level that suits these very episodes best, the fairest thing to beat.
+``RUNS/fold1``, ``fold2`` and ``fold3`` are outputs of ``train --fold 1``, 2 and 3; several ``RUNS`` are trainings
+with several seeds, of which mean and spread (standard deviation) are given. Beside the steps it prints the coarse
+mask at the level that suits these very episodes best, the fairest thing to beat. ``python -m imrseg tables`` takes
+the JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from imrseg.data import entries as data_sets
 from imrseg.evaluation import evaluate, held_out
+from imrseg.export import write_json
 from imrseg.metrics import Scores
+from imrseg.run import Options
 from imrseg.segmenter import Segmenter
 
 COMPLETE = ("cat", "cow", "dog", "horse", "sheep")
@@ -35,43 +39,59 @@ def best_coarse(segmenter: Segmenter, entries: list[data_sets.Entry]) -> dict[st
     return scores.per_class()
 
 
+def score_run(run: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[list[float]], np.ndarray]:
+    """Of one training: each fold's result, the rows of ``COMPLETE``, and the coarse masks' mean at ``LEVELS``."""
+    folds, per_class, coarse = [], {}, {}
+    for fold in FOLDS:
+        (checkpoint,) = (run / f"fold{fold}").glob("*.safetensors")
+        segmenter = Segmenter.from_preset(args.preset, checkpoint=checkpoint, coarse=args.coarse)
+        entries = [e for e in held_out("pascal", args.data, args.splits, fold) if e.name in COMPLETE]
+        result = evaluate(
+            segmenter, entries, shots=args.shots, episodes=args.episodes, steps=args.steps, seed=args.seed,
+            zero_shot=args.zero_shot, options=Options(aggregate=args.aggregate),
+        )  # fmt: skip
+        folds.append({**result, "benchmark": "pascal", "fold": fold})
+        per_class |= result["per_class"]
+        coarse |= best_coarse(segmenter, entries)
+    sweep = np.mean([coarse[name] for name in COMPLETE], 0)
+    return folds, [per_class[name] for name in COMPLETE], sweep
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--splits", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--preset", default="lite")
+    parser.add_argument("--coarse", help="what makes the coarse masks, not the preset's own")
     parser.add_argument("--episodes", type=int, default=1000, help="per fold")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--shots", type=int, default=1)
+    parser.add_argument("--aggregate", help="vote or mean")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--zero-shot", action="store_true")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
 
-    per_class, coarse = {}, {}
-    for fold in FOLDS:
-        segmenter = Segmenter.from_preset("lite", checkpoint=args.runs / f"fold{fold}" / "lite.safetensors")
-        entries = [e for e in held_out("pascal", args.data, args.splits, fold) if e.name in COMPLETE]
-        result = evaluate(
-            segmenter, entries, shots=args.shots, episodes=args.episodes, steps=args.steps, seed=args.seed,
-            zero_shot=args.zero_shot,
-        )  # fmt: skip
-        per_class |= result["per_class"]
-        coarse |= best_coarse(segmenter, entries)
-
-    rows = [per_class[name] for name in COMPLETE]
-    sweep = np.mean([coarse[name] for name in COMPLETE], 0)
+    scored = [score_run(run, args) for run in args.runs]
+    rows = np.array([per_class for _, per_class, _ in scored])  # (runs, classes, steps)
+    means, sweep = rows.mean(1), np.mean([levels for _, _, levels in scored], 0)
+    spread = means.std(0, ddof=1) if len(scored) > 1 else np.zeros(means.shape[1])
     table = {
-        "per_class": {name: per_class[name] for name in COMPLETE},
-        "miou": np.mean(rows, 0).tolist(),
+        "per_class": dict(zip(COMPLETE, rows.mean(0).tolist(), strict=True)),
+        "miou": means.mean(0).tolist(),
+        "spread": spread.tolist(),
+        "runs": dict(zip(map(str, args.runs), means.tolist(), strict=True)),
         "coarse_at_best_level": float(sweep.max()),
         "best_level": float(LEVELS[sweep.argmax()]),
+        "coarse_by_level": {f"{level:.2f}": float(value) for level, value in zip(LEVELS, sweep, strict=True)},
         "episodes_per_fold": args.episodes,
         "shots": 0 if args.zero_shot else args.shots,
         "seed": args.seed,
+        "folds": [result for folds, _, _ in scored for result in folds],
     }
-    args.json.write_text(json.dumps(table, indent=2))
-    for name, row in [*zip(COMPLETE, rows, strict=True), ("mean", table["miou"])]:
+    write_json(args.json, table)
+    for name, row in [*table["per_class"].items(), ("mean", table["miou"]), ("spread", table["spread"])]:
         print(f"{name:6}", " ".join(f"{x:.3f}" for x in row))
     print(f"coarse at its best level, {table['best_level']:.2f}: {table['coarse_at_best_level']:.3f}")
 

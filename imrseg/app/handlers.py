@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +15,7 @@ from uuid import uuid4
 import cv2
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 
 from imrseg import bundle
 from imrseg.app.blocks import App
@@ -32,6 +35,7 @@ from imrseg.segmenter import MAX_STEPS, Segmenter
 
 MAX_QUERIES = 20
 QUEUE = 64  # requests that may wait
+FORGOTTEN = "These pictures are no longer kept here. Please run again."
 
 Updates = dict[Any, Any]
 
@@ -224,6 +228,7 @@ class Handlers:
             raise InputError(f"{len(queries)} query pictures were given. Accepted: up to {MAX_QUERIES} at once.")
         labels = split_labels(label) or [""]
         options = Options(None, split_labels(distractors), prompts, edges or None, edges_on)
+        touch(*queries, *supports)
         opened = [open_picture(path) for path in queries]
         helpers = [open_picture(path) for path in supports]
         chosen = preset, coarse, device
@@ -246,8 +251,9 @@ class Handlers:
         All is shown once more: a busy browser may skip a step that another follows at once.
         """
         updates = self.buttons(running=False)
-        if session is None:
+        if not session:
             return updates | {self.page.status: ""}
+        self.models.remember(session)
         number = session.scene(query)
         finding = session.scenes[number].finding(label)
         last = len(finding.steps) - 1
@@ -278,11 +284,12 @@ class Handlers:
         support: int | None,
     ) -> Iterator[Updates]:
         """One more step from the carried state of what is looked at."""
-        if session is None:
+        if not session:
             yield forgotten()
             return
         number = session.scene(query)
         run = session.scenes[number].finding(label).run
+        touch(*session.files())
         try:
             assert run is not None
             if len(run.steps) > MAX_STEPS:
@@ -298,7 +305,7 @@ class Handlers:
         support: int | None, what: str,
     ) -> tuple[Any, Any]:  # fmt: skip
         """The picture to paint on: what is shown, as an overlay; and what it is."""
-        if session is None:
+        if not session:
             return forgotten(), None
         number = session.scene(query)
         scene = session.scenes[number]
@@ -315,7 +322,7 @@ class Handlers:
     ) -> Iterator[Updates]:  # fmt: skip
         """The marks enter the loop at the painted step or with the coarse masks; as many steps follow as asked for."""
         page = self.page
-        if session is None:
+        if not session:
             yield forgotten()
             return
         try:
@@ -330,6 +337,7 @@ class Handlers:
             scene = session.scenes[number]
             run = scene.finding(label).run
             assert run is not None
+            touch(*session.files())
             yield self.buttons(running=True) | {page.status: progress("Taking your marks", 0)}
             last = max(steps, index + 1)
             marks = grow_dabs(marks, scene.pictures[picture])
@@ -364,7 +372,7 @@ class Handlers:
         support: int | None,
     ) -> Updates:
         """Another step of what was computed."""
-        if session is None:
+        if not session:
             return forgotten()
         return self.pictures(session, session.scene(query), label, step, view, threshold, support or 0) | {
             self.page.strip: gr.HTML(now=step)
@@ -375,7 +383,7 @@ class Handlers:
         support: int | None, event: gr.EventData,
     ) -> Updates:  # fmt: skip
         """A click in the filmstrip."""
-        if session is None:
+        if not session:
             return forgotten()
         chosen = int(event.step)
         shown = self.look(session, query, label, chosen, view, threshold, support)
@@ -392,7 +400,7 @@ class Handlers:
         support: int | None,
     ) -> Updates:
         """Another view, threshold, support, label or query of what was computed."""
-        if session is None:
+        if not session:
             return forgotten()
         number = session.scene(query)
         scene = session.scenes[number]
@@ -409,7 +417,7 @@ class Handlers:
         support: int | None, used: list[int],
     ) -> Updates:  # fmt: skip
         """Other supports that count; none of them means all."""
-        if session is None:
+        if not session:
             return forgotten()
         number = session.scene(query)
         scene = session.scenes[number]
@@ -422,7 +430,7 @@ class Handlers:
         support: int | None, truth: np.ndarray | None,
     ) -> Updates:  # fmt: skip
         """The query's true mask: every step is measured against it."""
-        if session is None:
+        if not session:
             return forgotten()
         number = session.scene(query)
         scene = session.scenes[number]
@@ -436,7 +444,7 @@ class Handlers:
         support: int | None, left: int, right: int,
     ) -> Any:  # fmt: skip
         """The query at two steps."""
-        if session is None:
+        if not session:
             return forgotten()
         scene = session.scenes[session.scene(query)]
         return self.two(scene, scene.finding(label), left, right, view, threshold)
@@ -521,6 +529,8 @@ class Handlers:
         with told_to_visitor():
             if session is None:
                 raise InputError("There is no mask yet: run first.")
+            if not session or not all(map(os.path.isfile, session.files())):
+                raise InputError(FORGOTTEN)
             segmenter = self.models.get(*session.chosen)
             scene = session.scenes[session.scene(query)]
             found = scene.found(scene.finding(label), step, threshold)
@@ -591,9 +601,18 @@ def stepper(steps: int, step: int | None = None) -> gr.Slider:
     return gr.Slider(maximum=max(1, steps), interactive=steps > 0, **moved)
 
 
+def touch(*paths: str | Path) -> None:
+    """A visitor's files are kept on from now; the page's own examples stay in any case."""
+    folder = Path(get_upload_folder())
+    for path in paths:
+        with suppress(OSError, ValueError):  # ``open_picture`` says it better
+            if Path(path).is_relative_to(folder):
+                os.utime(path)
+
+
 def forgotten() -> Any:
     """The answer to a visitor whose pictures are no longer kept: a word, and no change."""
-    gr.Warning("These pictures are no longer kept here. Please run again.")
+    gr.Warning(FORGOTTEN)
     return gr.skip()
 
 

@@ -6,11 +6,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
 from imrseg import hub, weights
 from imrseg.app.gpu import gpu, on_zero_gpu
+from imrseg.app.sessions import Session
 from imrseg.errors import InputError, WeightsError
 from imrseg.images import Picture
 from imrseg.presets import get_preset, list_presets
@@ -23,6 +25,7 @@ COARSE = {"lite": "lite: words by WordNet", "clip": "CLIP RN50"}
 CLIP_FILE = "RN50.pt"
 GPU_SECONDS = 30  # that one call may take where the GPU is lent for a call
 GOING = 256 * 10**6  # bytes that all visitors' runs may keep in order to go on without being computed anew
+KEPT = 256 * 10**6  # bytes of pictures and masks that all visitors' last runs may hold
 
 
 class Models:
@@ -40,6 +43,7 @@ class Models:
         self._loaded = {(self.preset, first.preset.coarse, self.device): first}
         self._lock = threading.Lock()
         self._going: OrderedDict[int, Run] = OrderedDict()
+        self._sessions: OrderedDict[int, ref[Session]] = OrderedDict()
         if on_zero_gpu():  # its models must be there before the page is launched
             for _, preset in self.presets():
                 for _, coarse in self.coarse():
@@ -101,6 +105,20 @@ class Models:
                 key, oldest = self._going.popitem(last=False)
                 oldest.release()
                 del held[key]
+
+    def remember(self, session: Session) -> None:
+        """Let a visitor keep the last run; where all keep too much, those who came longest ago lose theirs."""
+        with self._lock:
+            self._sessions.pop(id(session), None)
+            self._sessions[id(session)] = ref(session)
+            kept = [(key, one) for key, known in self._sessions.items() if (one := known())]
+            self._sessions = OrderedDict((key, ref(one)) for key, one in kept)
+            held: dict[int, int] = {}
+            for key, one in reversed(kept):  # the newest first: what no longer fits is forgotten
+                held |= one.arrays()
+                if one is not session and sum(held.values()) > KEPT:
+                    one.forget()
+                    del self._sessions[key]
 
     # ---- what runs on the GPU, maybe in another process: what comes of it is yielded or returned.
     # ``chosen`` is what ``get`` takes.

@@ -147,7 +147,8 @@ class Scene:
 class Session:
     """One visitor's last run: a scene for each query.
 
-    It never changes: a run makes a new one at every step, and the page keeps the last that it received.
+    It never changes: a run makes a new one at every step, and the page keeps the last that it received. Only where
+    all visitors together hold too much, those who came longest ago are forgotten: theirs is empty, and false.
     ``preset``, ``coarse`` and ``device`` name the models that the run was made with.
     """
 
@@ -155,6 +156,24 @@ class Session:
     preset: str
     coarse: str
     device: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.scenes)
+
+    def forget(self) -> None:
+        """Let go of everything."""
+        object.__setattr__(self, "scenes", ())
+
+    def arrays(self) -> dict[int, int]:
+        """Bytes of what it holds, by the identity of each array: sessions share some."""
+        held: list[np.ndarray | None] = []
+        for scene in self.scenes:
+            held += [*scene.pictures, scene.truth]
+            for finding in scene.findings:
+                held += [mask for step in finding.steps for mask in (step.query_soft, *step.support_soft)]
+                if finding.run is not None:
+                    held += [picture.pixels for picture in (finding.run.query, *finding.run.supports)]
+        return {id(array): array.nbytes for array in held if array is not None}
 
     @property
     def chosen(self) -> tuple[str, str, str]:
@@ -176,6 +195,10 @@ class Session:
     def scene(self, name: str | None) -> int:
         """The number of the scene called ``name``; 0 where it is not among them."""
         return next((i for i, choice in enumerate(self.names()) if choice == name), 0)
+
+    def files(self) -> set[Path]:
+        """Of all pictures."""
+        return {path for scene in self.scenes for path in scene.paths}
 
     def names(self) -> list[str]:
         """Of the scenes, each other than the rest."""

@@ -2,6 +2,7 @@
 
 from imrseg.models.hsnet import IMRHSNet
 from imrseg.models.lite import lite_refiner
+from imrseg.models.pfenet import IMRPFENet
 from imrseg.models.refiner import Refiner, RefinerState
 
-__all__ = ["IMRHSNet", "Refiner", "RefinerState", "lite_refiner"]
+__all__ = ["IMRHSNet", "IMRPFENet", "Refiner", "RefinerState", "lite_refiner"]

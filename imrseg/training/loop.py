@@ -139,9 +139,10 @@ def fit(
     state, best = out / "state.pt", None
     if resume and state.is_file():
         saved = torch.load(state, map_location="cpu", weights_only=True)
-        others = [name for name, value in asdict(config).items() if saved["config"].get(name) != value]
+        before = saved.get("config", {})
+        others = [name for name, value in asdict(config).items() if before.get(name) != value]
         if others:
-            was = ", ".join(f"{name}={saved['config'].get(name)}" for name in others)
+            was = ", ".join(f"{name}={before.get(name)}" for name in others)
             raise InputError(f"{state} belongs to another config ({was}). Train into another folder, or set it so.")
         refiner.load_state_dict(saved["refiner"])
         optimizer.load_state_dict(saved["optimizer"])
