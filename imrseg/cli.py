@@ -101,7 +101,9 @@ def parser() -> argparse.ArgumentParser:
     add_data(c)
     c.add_argument("--fold", default="all", help="the fold that is held out, 0 to 3, or all to hold none out")
     c.add_argument("--extra", action="append", default=[], metavar="folder:DIR", help="another data set")
-    c.add_argument("--config", default="lite", metavar="NAME", help="lite, lite-hsnet, imr-hsnet-resnet50, ...")
+    c.add_argument(
+        "--config", "--preset", default="lite", metavar="NAME", help="lite, lite-hsnet, imr-hsnet-resnet50, ..."
+    )
     c.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                    help="in place of the config's, such as cell=conv steps=2")  # fmt: skip
     c.add_argument("--iterations", type=whole(1, 10**9), help="in place of the config's")

@@ -33,7 +33,7 @@ def best_coarse(segmenter: Segmenter, entries: list[data_sets.Entry]) -> dict[st
     scores = Scores(len(LEVELS) - 1)
     for entry in entries:
         target = entry.target()
-        soft = segmenter.start(entry.image, [], entry.label).coarse.query_at(target.shape)
+        soft = segmenter.start(entry.image, [], entry.label).steps[0].query_at(target.shape)
         for i, level in enumerate(LEVELS):
             scores.add(entry.name, i, soft >= level, target)
     return scores.per_class()
@@ -53,6 +53,9 @@ def score_run(run: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]]
         folds.append({**result, "benchmark": "pascal", "fold": fold})
         per_class |= result["per_class"]
         coarse |= best_coarse(segmenter, entries)
+    without = [name for name in COMPLETE if name not in per_class]
+    if without:
+        raise SystemExit(f"{args.episodes} episodes per fold are too few: {', '.join(without)} had none.")
     sweep = np.mean([coarse[name] for name in COMPLETE], 0)
     return folds, [per_class[name] for name in COMPLETE], sweep
 

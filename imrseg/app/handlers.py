@@ -86,6 +86,8 @@ def connect(app: gr.Blocks, handlers: Handlers) -> None:
     runs.append(page.more.click(handlers.one_more, choices, shown, **running))
     corrections = [*choices, page.corrected, page.editor, inputs.steps, page.correct_from]
     runs.append(page.refine.click(handlers.refine, corrections, shown, **running))
+    for run in runs:
+        run.failure(handlers.refused, None, [page.run, page.stop, page.status], queue=False, **quiet)
     stopped = [page.session, looks.query, looks.label, looks.view, looks.threshold]
     page.stop.click(handlers.end, stopped, shown, cancels=runs, queue=False, **quiet)
 
@@ -171,6 +173,11 @@ class Handlers:
 
     def wait(self) -> Updates:
         return self.buttons(running=True)
+
+    def refused(self) -> Updates:
+        """The queue is full, or the server stops: a run was not taken at all."""
+        words = "The server could not take this run. Please try again in a minute."
+        return self.buttons(running=False) | {self.page.status: problem(words)}
 
     def pick_preset(self, preset: str, coarse: str) -> str:
         """What is missing for a choice, and what to do; empty where it can run."""

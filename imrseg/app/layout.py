@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from imrseg.app.doors import MAX_FILE
 from imrseg.app.downloads import EVERYTHING, FORMATS
 from imrseg.app.examples import example_cards, list_examples
 from imrseg.app.models import OWN, Models
@@ -33,7 +34,7 @@ APPEARANCE: dict[str, Any] = {
     "css_paths": Path(__file__).with_name("style.css"),
     "js": Path(__file__).with_name("page.js").read_text("utf-8"),
     "footer_links": ["api", "settings"],
-    "max_file_size": "100mb",
+    "max_file_size": MAX_FILE,
     "ssr_mode": False,  # would need Node.js
 }
 

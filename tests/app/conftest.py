@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -51,25 +52,42 @@ def slow_server():
 
 
 @contextmanager
-def serving(*program):
+def serving(*program, **environment):
+    """Address of a program that serves the page."""
+    with started(*program, **environment) as (address, _):
+        yield address
+
+
+@contextmanager
+def started(*program, **environment):
+    """(address, process) of a program; ``process.output`` is a file of what it says."""
     pytest.importorskip("gradio")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, *program, "--device", "cpu", "--port", str(port)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(address, process)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
+    with tempfile.TemporaryFile("w+") as output:  # a pipe that nobody reads would fill up and stop the server
+        process = subprocess.Popen(
+            [sys.executable, *program, "--device", "cpu", "--port", str(port)],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        process.output = output
+        address = f"http://127.0.0.1:{port}"
+        try:
+            wait_for(address, process)
+            yield address, process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def said(process):
+    """What it has said so far."""
+    process.output.seek(0)
+    return process.output.read()
 
 
 def wait_for(address, process):
@@ -77,7 +95,7 @@ def wait_for(address, process):
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if process.poll() is not None:
-            pytest.fail(f"demo.py ended with {process.returncode}:\n{process.stdout.read()}")
+            pytest.fail(f"demo.py ended with {process.returncode}:\n{said(process)}")
         try:
             with opener.open(address, timeout=5):
                 return

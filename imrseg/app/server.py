@@ -1,0 +1,198 @@
+"""The page as a process that runs for months: what it lets in, what it forgets, and how it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gradio as gr
+from gradio import processing_utils
+from gradio.server_messages import ProcessCompletedMessage
+
+from imrseg.app.blocks import MAX_ITEMS, App
+from imrseg.app.doors import STOPPING
+from imrseg.app.gpu import on_zero_gpu
+from imrseg.app.handlers import build_app
+from imrseg.app.layout import APPEARANCE, KEEP
+from imrseg.segmenter import Segmenter
+
+GRACE = 8.0  # seconds that running requests have when the server stops; container hosts wait for ten
+SWEEP = 10.0  # seconds between looks for old files
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    segmenter: Segmenter,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    mcp: bool = False,
+    users: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Serve the page until the process is asked to end (SIGTERM or Ctrl-C); call in the main thread.
+
+    Args:
+        segmenter: of the page's own preset.
+        host, port: where to listen. share: at a public address of Gradio's, too.
+        mcp: serve language models' clients, too.
+        users: (user, password) of those who may come in; everybody, where there are none.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    stop_at_signals()
+    with private_folder() as folder:
+        app = build_app(segmenter)
+        with every(SWEEP, partial(forget, app, folder, KEEP)):
+            try:
+                app.launch(
+                    server_name=host, server_port=port, share=share, mcp_server=mcp, auth=list(users) or None,
+                    prevent_thread_lock=True, **APPEARANCE,
+                )  # fmt: skip
+                if not on_zero_gpu():
+                    app.handlers.prepare_examples()
+                app.block_thread()
+            except Stopped:
+                pass
+            finally:
+                close(app)
+
+
+class Folder:
+    """The visitors' files, in a new folder that nobody else on the machine can open.
+
+    Old files are told by the time that they were seen here, not by the wall clock, which may jump.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: dict[str, tuple[int, float]] = {}  # by path: when it was changed last, when that was seen first
+
+    def sweep(self, age: float) -> set[str]:
+        """Delete what has lain here for ``age`` seconds since it was last handed out; returns its paths."""
+        now, gone, found = time.monotonic(), set(), set()
+        for folder, _, names in os.walk(self.path, topdown=False):
+            for name in names:
+                path = os.path.join(folder, name)
+                with suppress(OSError):
+                    changed = os.lstat(path).st_ctime_ns
+                    if self._seen.get(path, (None,))[0] != changed:
+                        self._seen[path] = changed, now
+                    if now - self._seen[path][1] >= age:
+                        os.unlink(path)
+                        gone.add(path)
+                    else:
+                        found.add(path)
+            if folder != str(self.path):
+                with suppress(OSError):  # not empty; a file that is just arriving makes its folder again
+                    os.rmdir(folder)
+        self._seen = {path: seen for path, seen in self._seen.items() if path in found}
+        return gone
+
+
+@contextmanager
+def private_folder() -> Iterator[Folder]:
+    """Where Gradio puts uploads and results from now on; all of it is deleted at the end.
+
+    Names of files have a secret in them, new with every start: who does not have a file cannot name it.
+    """
+    above = os.environ.get("GRADIO_TEMP_DIR")
+    with tempfile.TemporaryDirectory(prefix="imrseg-", dir=above, ignore_cleanup_errors=True) as path:
+        os.environ["GRADIO_TEMP_DIR"] = path
+        processing_utils.hash_seed = secrets.token_bytes(32)
+        try:
+            yield Folder(Path(path))
+        finally:
+            os.environ.pop("GRADIO_TEMP_DIR")
+            if above is not None:
+                os.environ["GRADIO_TEMP_DIR"] = above
+
+
+@contextmanager
+def every(seconds: float, work: Callable[[], None]) -> Iterator[None]:
+    """Do ``work`` again and again beside everything else, until the block ends."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(seconds):
+            try:
+                work()
+            except Exception:
+                log.exception("cleaning up failed; it is tried again in %g s", seconds)
+
+    thread = threading.Thread(target=go_on, name="cleaning", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def forget(app: gr.Blocks, folder: Folder, age: float) -> None:
+    """Files older than ``age`` seconds, and what Gradio remembers of them."""
+    gone = folder.sweep(age)
+    for known in app.temp_file_sets:
+        known -= gone
+    for block in app.blocks.values():
+        if isinstance(block, gr.ImageEditor) and len(block.blob_storage) > MAX_ITEMS:  # pictures never asked for
+            for key in list(block.blob_storage)[:-MAX_ITEMS]:
+                block.blob_storage.pop(key, None)
+    give_back()
+
+
+def give_back() -> None:
+    """Let the C library return to the system what threads no longer use; it keeps hundreds of megabytes otherwise."""
+    with suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def stop_at_signals() -> None:
+    """SIGTERM and SIGINT raise ``Stopped`` in the main thread, once."""
+
+    def stop(number: int, _: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # who is in a hurry presses twice
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+class Stopped(BaseException):
+    """The process was asked to end."""
+
+
+def close(app: App) -> None:
+    """End in good order: nothing new is taken, who waits is told, who is served has ``GRACE`` seconds to be answered."""
+    app.stopping = True
+    queue = app._queue
+    if app.is_running:
+        app.loop.call_soon_threadsafe(tell_waiting, queue)
+    end = time.monotonic() + GRACE
+    time.sleep(0.2)
+    while any(queue.active_jobs) and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.2)  # for the last answers to go out
+    app.close(verbose=False)
+
+
+def tell_waiting(queue: Any) -> None:
+    """Answer all who wait in line; runs in the server's loop."""
+    for line in queue.event_queue_per_concurrency_id.values():
+        while line.queue:
+            event = line.queue.pop()
+            output = {"error": STOPPING, "visible": True, "duration": 10, "title": "Error"}
+            queue.send_message(event, ProcessCompletedMessage(output=output, success=False, title="Error"))
+            queue.event_ids_to_events.pop(event._id, None)

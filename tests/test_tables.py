@@ -1,0 +1,131 @@
+"""The paper's tables: what is published stays what it is, and results find their rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from imrseg.complexity import cost
+from imrseg.errors import InputError
+from imrseg.published import TABLES
+from imrseg.tables import facts, load_results, report
+
+BASE = {
+    "benchmark": "pascal", "shots": 1, "fold": 0, "miou": [0.2, 0.5, 0.6], "per_class": {"cat": [0.2, 0.5, 0.6]},
+    "coarse": "clip:RN50", "clip": {"method": "gradcam"},
+    "network": {"name": "imr-hsnet", "backbone": "resnet50", "authors_compatible": True},
+}  # fmt: skip
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def line_after(text: str, start: str) -> str:
+    lines = text.splitlines()
+    return lines[next(i for i, line in enumerate(lines) if line.startswith(start)) + 1]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda t: t.number)
+def test_published_means_are_those_of_their_folds(table):
+    """A number copied wrong shows; one slip is the paper's own."""
+    for row in table.rows:
+        assert len(row.values) in (0, 5)
+        assert len(row.name) == len(table.heads)
+        if row.values and None not in row.values and row.values[4] != 26.2:
+            assert np.mean(row.values[:4]) == pytest.approx(row.values[4], abs=0.11), row
+
+
+def test_without_results_every_row_of_ours_says_not_run():
+    text = report([])
+    own = [line for line in text.splitlines() if "  ours" in line]
+    assert len(own) == sum(row.ours is not None for table in TABLES for row in table.rows)
+    assert all(line.endswith("not run") for line in own)
+    assert all(f"Table {n}:" in text for n in ("1", "2", "3", "4", "5", "6", "S2", "S3", "S4", "S5", "S6", "S7"))
+
+
+def test_the_authors_weights_fill_the_papers_own_rows():
+    results = [{**BASE, "fold": fold, "miou": [0.2, 0.5, 0.6 + fold / 100]} for fold in range(4)]
+    text = report(results, ["1"])
+    assert rows(line_after(text, "ResNet50            IMR-HSNet"))[0] == [
+        "ours",
+        "60.0",
+        "61.0",
+        "62.0",
+        "63.0",
+        "61.5",
+    ]
+    assert "4 of 4 results" in text
+
+
+def test_some_folds_and_several_seeds_are_said_so():
+    results = [{**BASE, "fold": 1, "miou": [0.2, 0.5, value]} for value in (0.5, 0.6)] + [{**BASE, "fold": 3}]
+    line = line_after(report(results, ["6"]), "IMR-HSNet")
+    assert line.split()[:6] == ["ours", "-", "55.0", "-", "60.0", "57.5"]
+    assert line.endswith("mean of fold 1, 3; mean of up to 2 runs")
+    line = line_after(report([{**BASE, "fold": None}], ["6"]), "IMR-HSNet")
+    assert line.split()[:6] == ["ours", "-", "-", "-", "-", "60.0"]
+    assert line.endswith("all folds together")
+
+
+def test_each_form_of_hsnet_is_told_by_its_training_and_its_step():
+    network = {"name": "imr-hsnet", "backbone": "resnet50", "cell": "none", "masking": "features", "residual": False}
+    small = {"neck": "hsnet", "cell": "none", "masking": "features", "residual": False}
+    results = [
+        {**BASE, "fold": 0, "miou": [0.1, 0.2, 0.3, 0.4], "network": network, "config": {"start": start, "steps": 1}}
+        for start in ("true", "coarse")
+    ]
+    results += [{**r, "network": small, "coarse": "lite", "clip": None, "miou": [0.1, 0.5, 0.6, 0.7]} for r in results]
+    text = report(results, ["5"])
+    for name, wanted, lite in (
+        ("+ HSNet (pretrained)", "20.0", "50.0"), ("+ HSNet (mutual)", "40.0", "70.0"),
+        ("+ HSNet (retrained)", "20.0", "50.0"), ("+ HSNet (retrained + mutual)", "40.0", "70.0"),
+    ):  # fmt: skip
+        assert line_after(text, name).split()[1] == wanted
+        after = text.splitlines()[text.splitlines().index(line_after(text, name)) + 1]
+        assert after.split()[:4] == ["ours,", "lite's", "backbone", lite]
+    assert line_after(text, "IMR-HSNet").endswith("not run")
+
+
+def test_ablations_do_not_pass_for_the_method_itself():
+    for network, config in (
+        ({"cell": "conv"}, {}), ({}, {"schedule": "none"}), ({}, {"steps": 1}), ({"cell": "none"}, {})
+    ):  # fmt: skip
+        result = {**BASE, "network": {**BASE["network"], **network}, "config": {"steps": 2, **config}}
+        assert line_after(report([result], ["6"]), "IMR-HSNet").endswith("not run")
+        assert "1 of 1" in report([result], ["S5", "S6"]) or config == {"steps": 1}
+
+
+def test_the_shipped_lite_is_recognised(segmenter):
+    from imrseg.evaluation import origin
+
+    header = origin(segmenter)
+    told = facts({**BASE, **header, "coarse": "lite", "clip": None})
+    assert told["neck"] == "lite"
+    assert told["backbone"] == "efficientnet-lite0"
+    assert (told["cell"], told["trained"], told["coarse"]) == ("group", 3, "lite")
+
+
+def test_results_come_from_files_folders_and_cross_fold_tables(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/one.json").write_text(json.dumps(BASE))
+    (tmp_path / "a/other.json").write_text('{"speed": 3}')
+    (tmp_path / "cross.json").write_text(json.dumps({"miou": [0.1], "folds": [BASE, {**BASE, "fold": 2}]}))
+    assert [r["fold"] for r in load_results([tmp_path / "a", tmp_path / "cross.json"])] == [0, 0, 2]
+    for bad in ("a/other.json", "none.json"):
+        with pytest.raises(InputError, match=bad):
+            load_results([tmp_path / bad])
+    with pytest.raises(InputError, match="S7"):
+        report([], ["8"])
+
+
+def test_a_cell_costs_what_its_convolutions_do():
+    none, conv, group = (cost(cell) for cell in ("none", "conv", "group"))
+    assert none.parameters == 26_081_888  # the paper says 26.1M
+    inputs, hidden, positions = 1 + 128 + 512 + 128, 128, 50 * 50
+    assert conv.step + conv.once - none.step - none.once == (
+        3 * inputs * hidden * 9 * positions + (1024 * 512) * 25 * 25  # the gates, and the features' projection
+    )
+    # What features and masks add to the grouped convolutions is computed apart.
+    grouped = 3 * (inputs * 512 + 2 * (512 // 16) * hidden * 9) * positions
+    assert group.step + group.once - none.step - none.once == grouped + (1024 * 512) * 25 * 25

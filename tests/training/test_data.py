@@ -1,0 +1,118 @@
+"""What is learned from: episodes, looks at pictures, batches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imrseg.data.features import View
+from imrseg.errors import InputError
+from imrseg.training import CONFIGS, disturb, gather
+from imrseg.training.data import Look, TrainingSet, make_batch
+from imrseg.training.starts import TrueMasks
+
+PLAIN = replace(CONFIGS["imr-hsnet-vgg16"], side=64, batch=6, held_out=0.0)
+
+
+def plain_set(pictures, **changes) -> TrainingSet:
+    config = replace(PLAIN, **changes)
+    return TrainingSet(*gather("folder", pictures, None, "all", []), config, config.side, None)
+
+
+def test_held_out_classes_are_kept_out_of_extra_data(pictures, tmp_path):
+    root = tmp_path / "VOC2012"
+    (root / "JPEGImages").mkdir(parents=True)
+    (root / "SegmentationClassAug").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "JPEGImages/a.jpg")
+    Image.new("L", (8, 8)).save(root / "SegmentationClassAug/a.png")
+    for fold, number in enumerate(("01", "08", "15", "17")):
+        (tmp_path / "trn").mkdir(exist_ok=True)
+        (tmp_path / f"trn/fold{fold}.txt").write_text(f"a__{number}\n")
+    (main, extra), _ = gather("pascal", tmp_path, tmp_path, "2", [f"folder:{pictures}"])
+    assert {e.name for e in main} == {"aeroplane", "cat", "sheep"}
+    assert {e.name for e in extra} == {"mug"}  # person is of fold 2
+    (main, extra), _ = gather("pascal", tmp_path, tmp_path, "all", [f"folder:{pictures}"])
+    assert {e.name for e in main} == {"aeroplane", "cat", "person", "sheep"}
+    assert {e.name for e in extra} == {"mug", "person"}
+
+
+def test_bad_settings_are_refused(pictures, tmp_path):
+    with pytest.raises(InputError, match="0 to 3, or all"):
+        gather("pascal", tmp_path, tmp_path, "7", [])
+    with pytest.raises(InputError, match="folder:DIR"):
+        gather("folder", pictures, None, "all", ["msrc"])
+    with pytest.raises(InputError, match="pascal, coco, fss, folder"):
+        gather("imagenet", pictures, None, "all", [])
+
+
+def test_a_look_shows_picture_mask_and_target_alike(pictures):
+    """The object is of one colour: it is where the target says, in every view, mirrored or not."""
+    training = plain_set(pictures, views=3)
+    starts = TrueMasks(training)
+    for position in (0, 5):
+        blue = training.entries[position].name == "mug"
+        for view in range(3):
+            for flip in (False, True):
+                look = Look(position, training.entries[position].label, view, flip)
+                loaded = training.load(look)
+                picture = loaded["picture"].float()
+                assert picture.shape == (3, 64, 64)
+                coloured = (picture[2] - picture[0] if blue else picture[0] - picture[2]) > 60
+                target = training.target(position, view)[0]
+                target = target.flip(-1) if flip else target
+                seen = torch.nn.functional.adaptive_avg_pool2d(coloured.float()[None], (16, 16))[0]
+                assert ((seen >= 0.5) == (target >= 0.5)).float().mean() > 0.95
+                mask = starts.masks([look], loaded)[0, 0]
+                assert torch.allclose(mask, torch.nn.functional.avg_pool2d(target[None], 2)[0], atol=0.01)
+
+
+def test_true_masks_of_an_absent_label_are_empty(pictures):
+    training = plain_set(pictures)
+    mug = next(i for i, e in enumerate(training.entries) if e.name == "mug")
+    assert TrueMasks(training).masks([Look(mug, "person")], {}).max() == 0
+    assert TrueMasks(training).masks([Look(mug, "mug")], {}).max() == 1
+
+
+def test_batches_depend_on_seed_and_number_alone(pictures):
+    training = plain_set(pictures)
+    starts = TrueMasks(training)
+    one, again = (make_batch(training, starts, PLAIN, 3) for _ in range(2))
+    other = make_batch(training, starts, PLAIN, 4)
+    assert torch.equal(one.query["picture"], again.query["picture"])
+    assert torch.equal(one.target, again.target)
+    assert not torch.equal(one.query["picture"], other.query["picture"])
+    assert one.target.shape == (12, 2, 16, 16)
+
+
+def test_pictures_kept_back_are_not_trained_on(pictures):
+    training = plain_set(pictures, held_out=0.6, seed=1)
+    back = {training.rows[i] for e in training.held_out() for i in (e.query, e.support)}
+    rng = np.random.default_rng(0)
+    seen = {training.rows[i] for _ in range(100) for e in [training.draw(rng)] for i in (e.query, e.support)}
+    assert back
+    assert seen
+    assert not back & seen
+    with pytest.raises(InputError, match="held_out"):
+        plain_set(pictures, held_out=0.01)
+
+
+def test_disturbed_masks_stay_masks():
+    mask = torch.rand(16, 1, 10, 10)
+    out = disturb(mask, np.random.default_rng(0), 1.0)
+    assert out.min() >= 0
+    assert out.max() <= 1
+    assert not torch.equal(out, mask)
+    assert torch.equal(disturb(mask, np.random.default_rng(0), 0.0), mask)
+
+
+def test_views_are_crops_that_stay(tmp_path):
+    ramp = np.tile(np.arange(200, dtype=np.uint8)[:, None, None], (1, 100, 3))
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    view = View([tmp_path / "a.png"], 1, 32)
+    cropped = view.crop(ramp, 0)
+    assert cropped.shape < ramp.shape
+    np.testing.assert_array_equal(cropped, View([tmp_path / "a.png"], 1, 32).crop(ramp, 0))
+    np.testing.assert_array_equal(view.pixels(0), View([tmp_path / "a.png"], 1, 32).pixels(0))
+    assert View([tmp_path / "a.png"], 0, 32).pixels(0).shape == (32, 32, 3)
