@@ -146,23 +146,31 @@ def resize_own(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class HSNetHead(nn.Module):
-    """Equations 5 and 6: HSNet's decoder as ``Head_0``, then the mix with the mask of the step before."""
+    """Equations 5 and 6: HSNet's decoder as ``Head_0``, then the mix with the mask of the step before.
 
-    def __init__(self) -> None:
+    Args:
+        residual: equation 6; without it, this is HSNet's head, which does not see the own mask.
+    """
+
+    def __init__(self, residual: bool = True) -> None:
         super().__init__()
+        self.residual = residual
         self.decoder1 = nn.Sequential(
             nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.ReLU(), nn.Conv2d(CHANNELS, 64, 3, padding=1), nn.ReLU()
         )
         self.decoder2 = nn.Sequential(
             nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 2, 3, padding=1)
         )  # fmt: skip
-        self.mix = nn.Sequential(nn.Conv2d(3, 10, 1), nn.GELU(), nn.Conv2d(10, 2, 1))
+        if residual:
+            self.mix = nn.Sequential(nn.Conv2d(3, 10, 1), nn.GELU(), nn.Conv2d(10, 2, 1))
 
     def forward(self, x: Tensor, pair: HSNetPair, own: Tensor) -> Tensor:
         own = resize_aligned(own, (x.shape[-2], x.shape[-1]))  # as the cell sees it, then up again
         x = self.decoder1(x)
         size = (2 * x.shape[-2], 2 * x.shape[-1])
         x = self.decoder2(resize_aligned(x, size))
+        if not self.residual:
+            return x
         return self.mix(torch.cat([x, resize_aligned(own, size)], 1))
 
 
@@ -186,6 +194,8 @@ class IMRHSNet(nn.Module):
         masking: what the other picture's mask is multiplied with. "features", as in HSNet: since they are
             normalised afterwards, it nearly cancels wherever a soft mask is not 0. "correlations", after the
             normalisation, keeps its meaning.
+        residual: equation 6. Without it, and with the cell "none", the network is HSNet itself, which knows
+            nothing of its own picture's mask (tables 4 and 5).
 
     Attributes:
         settings: the arguments, from which ``IMRHSNet(**settings)`` builds the same network.
@@ -200,25 +210,27 @@ class IMRHSNet(nn.Module):
         authors_compatible: bool = False,
         cell: str = "group",
         masking: str = "features",
+        residual: bool = True,
     ) -> None:
         super().__init__()
         check_name("cell", cell, CELLS)
         check_name("masking", masking, MASKINGS)
-        if authors_compatible and (cell, masking) != ("group", "features"):
+        if authors_compatible and (cell, masking, residual) != ("group", "features", True):
             raise InputError(
-                "The released code has the cell “group” and masks “features”; with authors_compatible"
-                f" there is no cell “{cell}” with masking “{masking}”."
+                "The released code has the cell “group”, masks “features” and has equation 6; with"
+                f" authors_compatible there is no cell “{cell}” with masking “{masking}” and residual={residual}."
             )
         self.name = backbone
         self.settings = {
-            "backbone": backbone, "authors_compatible": authors_compatible, "cell": cell, "masking": masking
+            "backbone": backbone, "authors_compatible": authors_compatible, "cell": cell, "masking": masking,
+            "residual": residual,
         }  # fmt: skip
         self.backbone: BlockBackbone = hsnet_backbone(backbone)
         projects = cell != "none" and self.backbone.middle != GUIDE
         guide = nn.Conv2d(self.backbone.middle, GUIDE, 1) if projects else nn.Identity()
         neck = HSNetNeck(self.backbone.depths, guide, authors_compatible, masking)
         start = (SIDE // STRIDE, SIDE // STRIDE) if authors_compatible else None
-        self.refiner = Refiner(neck, CELLS[cell](start), HSNetHead(), resize_aligned)
+        self.refiner = Refiner(neck, CELLS[cell](start), HSNetHead(residual), resize_aligned)
 
     def bfloat16(self) -> IMRHSNet:
         """Compute correlations, neck and cell in bfloat16, where the processor or GPU can; returns itself.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from imrseg.models.conv4d import CenterPivotConv4d
 from imrseg.models.correlation import RawCorrelation
 from imrseg.models.efficientnet import EFFICIENTNET_LITE0
-from imrseg.models.hsnet import HSNetHead, HSNetNeck, HSNetPair, block, resize_aligned
+from imrseg.models.hsnet import HSNetHead, HSNetNeck, HSNetPair, block
 from imrseg.models.layers import MeasuredNorms, resize
 
 LEVELS = (("s32a", "s32b", "s32c"), ("s16a", "s16b", "s16c", "s16d"), ("s8",))
@@ -59,18 +59,9 @@ class LiteHSNetNeck(HSNetNeck):
 
 
 class LiteHSNetHead(HSNetHead):
-    """HSNet's decoder; ``residual``: equation 6 behind it, without which it does not see the own mask."""
+    """HSNet's decoder for ``channels`` in place of 128."""
 
     def __init__(self, channels: int, residual: bool) -> None:
-        super().__init__()
+        super().__init__(residual)
         self.decoder1[0] = nn.Conv2d(channels, channels, 3, padding=1)
         self.decoder1[2] = nn.Conv2d(channels, 64, 3, padding=1)
-        self.residual = residual
-        if not residual:
-            self.mix = nn.Sequential()
-
-    def forward(self, x: Tensor, pair: HSNetPair, own: Tensor) -> Tensor:
-        if self.residual:
-            return super().forward(x, pair, own)
-        x = self.decoder1(x)
-        return self.decoder2(resize_aligned(x, (2 * x.shape[-2], 2 * x.shape[-1])))

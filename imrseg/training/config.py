@@ -29,8 +29,8 @@ class Config:
         network: "lite" (features of EfficientNet-Lite, made once and kept on disk), "imr-hsnet" or
             "imr-pfenet" (features made on the fly).
         backbone: of the latter two.
-        neck, residual, channels, guide: of "lite" (``models.lite.lite_refiner``).
-        cell, masking: as for ``models.IMRHSNet`` and ``lite_refiner``.
+        neck, channels, guide: of "lite" (``models.lite.lite_refiner``).
+        cell, masking, residual: as for ``models.IMRHSNet`` and ``lite_refiner``.
         side: of the pictures, in pixels.
         start: masks that the first step is given in training: "coarse", or the "true" ones (HSNet's own training).
         iterations, batch: optimisation steps, and episodes in each, those of all processes together.
@@ -117,20 +117,20 @@ def _paper(**settings: Any) -> Config:
 
 
 _TWIN: dict[str, Any] = {"network": "imr-hsnet", "side": 400}
+# HSNet itself: no memory, no mask of its own picture, one step.
+_HSNET: dict[str, Any] = {"cell": "none", "masking": "features", "residual": False, "steps": 1}
 
 CONFIGS = {
     "lite": Config(),
     "lite-hsnet": Config(neck="hsnet"),
     "lite-pfenet": Config(neck="pfenet"),
-    # HSNet itself on lite's backbone: no memory, no mask of its own picture, one step.
-    "lite-hsnet-pretrained": Config(
-        neck="hsnet", cell="none", masking="features", residual=False, start="true", steps=1, support_weight=1.0,
-        jitter=0.0,
-    ),
-    "lite-hsnet-retrained": Config(neck="hsnet", cell="none", masking="features", residual=False, steps=1),
+    "lite-hsnet-pretrained": Config(neck="hsnet", start="true", jitter=0.0, **_HSNET),
+    "lite-hsnet-retrained": Config(neck="hsnet", **_HSNET),
     "imr-hsnet-resnet50": _paper(backbone="resnet50", **_TWIN),
     "imr-hsnet-resnet101": _paper(backbone="resnet101", **_TWIN),
     "imr-hsnet-vgg16": _paper(backbone="vgg16", **_TWIN),
+    "hsnet-resnet50-pretrained": _paper(backbone="resnet50", start="true", **_TWIN | _HSNET),
+    "hsnet-resnet50-retrained": _paper(backbone="resnet50", **_TWIN | _HSNET),
     "imr-pfenet-resnet50": _paper(
         network="imr-pfenet", backbone="resnet50", side=473, learning_rate=2e-4, masking="correlations"
     ),

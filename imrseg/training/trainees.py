@@ -56,16 +56,14 @@ def new_trainee(config: Config, device: torch.device) -> Trainee:
         }
         refiner = lite_refiner(**settings).to(memory_format=torch.channels_last).to(device)
         return Trainee(refiner, dict, refiner, settings, config.side // STRIDE, "lite.safetensors")
-    if not config.residual:
-        raise InputError("residual=false is for the network lite with neck=hsnet.")
     net: IMRHSNet | IMRPFENet
     if config.network == "imr-hsnet":
-        net = IMRHSNet(config.backbone, cell=config.cell, masking=config.masking)
+        net = IMRHSNet(config.backbone, cell=config.cell, masking=config.masking, residual=config.residual)
         features: Callable[[Tensor], Any] = net.backbone
         cells = config.side // STRIDE
     else:
-        if (config.cell, config.masking) != ("group", "correlations"):
-            raise InputError("IMR-PFENet has cell=group and masking=correlations.")
+        if (config.cell, config.masking, config.residual) != ("group", "correlations", True):
+            raise InputError("IMR-PFENet has cell=group, masking=correlations and residual=true.")
         net = IMRPFENet(config.backbone)
         features = net.features
         cells = ZOOM * (config.side // STRIDE + 1)

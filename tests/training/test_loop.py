@@ -101,6 +101,14 @@ def test_imr_hsnet_trains_on_masks_made_once(sources, tmp_path, untrained_backbo
     assert stored.stat().st_mtime_ns == made
 
 
+def test_hsnet_itself_trains_and_is_read_back(sources, tmp_path, untrained_backbones):
+    config = replace(CONFIGS["hsnet-resnet50-pretrained"], backbone="vgg16", side=64, **SMALL | {"steps": 1})
+    checkpoint = train(*sources, config, tmp_path, tmp_path)
+    net = load_network(PRESETS["imr-hsnet-vgg16"], checkpoint, torch.device("cpu"))
+    assert not net.refiner.head.residual
+    assert weights.header(checkpoint)["network"]["cell"] == "none"
+
+
 def test_imr_pfenet_trains(sources, tmp_path, untrained_backbones, segmenter):
     config = replace(CONFIGS["imr-pfenet-resnet50"], side=33, **SMALL)
     checkpoint = train(*sources, config, tmp_path, tmp_path, masker=segmenter.masker)
