@@ -126,8 +126,9 @@ def refusal(method: str, path: str, headers: Headers, page: Any) -> tuple[int, s
         return 403, "Another site's page may not use this server. Open its own page, or call it from a program."
     if method in ("POST", "PUT") and page.stopping:
         return 503, STOPPING
-    if method == "POST" and path.startswith(JOINING) and len(page._queue) >= page._queue.max_size:
-        return 503, f"{page._queue.max_size} requests wait already, which is the most. Please try again in a minute."
+    places = page._queue.max_size
+    if method == "POST" and path.startswith(JOINING) and places is not None and len(page._queue) >= places:
+        return 503, f"{places} requests wait already, which is the most. Please try again in a minute."
     length = headers.get("content-length", "0")
     most = MAX_UPLOAD if path.startswith(f"{API}/upload") else MAX_BODY
     if not length.isdecimal() or int(length[:20]) > most:

@@ -1,7 +1,6 @@
 """What the server lets in and gives out, over plain HTTP; and how it ends."""
 
 import base64
-import importlib.util
 import json
 import signal
 import subprocess
@@ -22,10 +21,7 @@ from imrseg import InputError  # noqa: E402
 from imrseg.app import doors  # noqa: E402
 from imrseg.app.doors import knows_password, own, users_of  # noqa: E402
 from imrseg.app.examples import EXAMPLES_FOLDER  # noqa: E402
-
-spec = importlib.util.spec_from_file_location("pages", Path(__file__).with_name("conftest.py"))
-pages = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pages)
+from tests.app import pages  # noqa: E402
 
 API = "/gradio_api"
 LION = EXAMPLES_FOLDER / "lion.jpg"

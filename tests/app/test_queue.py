@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from tests.app.pages import serving
+
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -36,4 +38,27 @@ def test_who_waits_sees_the_place_in_line(slow_server):
         expect(third.get_by_role("button", name="Run", exact=True)).to_be_enabled()
         expect(second.locator("#strip [data-step]")).to_have_count(4, timeout=60_000)
         expect(third.locator("#strip [data-step]")).to_have_count(0)
+        browser.close()
+
+
+FULL = """
+import sys
+from imrseg import cli
+from imrseg.app import handlers
+handlers.QUEUE = 0
+handlers.Handlers.prepare_examples = lambda handlers: None
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_who_comes_to_a_full_line_is_told_so_and_may_try_again():
+    with serving("-c", FULL, "demo") as address, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1440, "height": 1200})
+        page.goto(address)
+        page.get_by_label("Label", exact=True).fill("cat")
+        page.get_by_role("button", name="Run", exact=True).click()
+        expect(page.locator("#status")).to_contain_text("could not take this run. Please try again in a minute.")
+        expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+        expect(page.get_by_role("button", name="Stop")).to_be_hidden()
         browser.close()
