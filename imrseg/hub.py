@@ -97,8 +97,8 @@ KNOWN = {
             what="the lite network and its class vectors",
             origin="checkpoints/README.md",
             licence="Apache-2.0; trained on PASCAL VOC 2012 and MSRC v2, see checkpoints/README.md",
-            size=744708,
-            sha256="567a6d5d83c94a738d8f46b354a72b1fe90c9e58bcfcc993995bdcadd9339394",
+            size=744716,
+            sha256="e644c584219ee5da72e03e3fd63dbe486ade51729e89639630728a6c0be9e067",
         ),
         Known(
             name="lite-text.safetensors",

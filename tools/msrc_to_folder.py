@@ -1,6 +1,6 @@
 """Lay MSRC v2 out as ``class/images`` and ``class/masks``, for ``train --extra`` and ``evaluate``.
 
-    python tools/msrc_to_folder.py --data MSRC --out msrc
+    python -m tools.msrc_to_folder --data MSRC --out msrc
 
 ``MSRC/images/*.jpg``, ``MSRC/masks/*.png`` (index = line of ``MSRC/classes.txt``, 255 = void). A class
 is in a picture where it covers half a percent of it. The unlabelled seam around an object (void) goes

@@ -1,6 +1,6 @@
 """Make the pictures of the page that README and docs show.
 
-    python tools/screenshots.py
+    python -m tools.screenshots
 
 Starts ``demo.py``, clicks the second example and writes ``docs/page.png`` (1440 pixels wide) and
 ``docs/page-narrow.png`` (390 pixels, dark). Needs Playwright and a Chromium.

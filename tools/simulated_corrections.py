@@ -1,6 +1,6 @@
 """Simulated corrections: what a click on the largest error of a mask does for the query.
 
-    python tools/simulated_corrections.py --data DATA --splits SPLITS --json corrections.json
+    python -m tools.simulated_corrections --data DATA --splits SPLITS --json corrections.json
 
 One support; the queries are drawn from PASCAL's ``val`` lists without repetition. The largest
 connected region where a mask is wrong is clicked at its innermost point, as what it is, object or

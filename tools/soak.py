@@ -1,4 +1,4 @@
-"""A crowd of clients against one server, for as long as is wanted: python tools/soak.py --minutes 30.
+"""A crowd of clients against one server, for as long as is wanted: python -m tools.soak --minutes 30.
 
 It starts the page in a process of its own, which forgets files after ``KEEP`` seconds, sends it good, bad, cancelled
 and broken-off requests, and compares every good answer with what the library gives for the same input. The exit status

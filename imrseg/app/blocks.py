@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,13 @@ from gradio.exceptions import InvalidPathError
 from imrseg.app.doors import Doors
 from imrseg.app.fetching import NO_FILE
 from imrseg.app.words import chain, words_for
-from imrseg.errors import InputError
+from imrseg.errors import InputError, shown
 
 if TYPE_CHECKING:
     from imrseg.app.handlers import Handlers
 
 MAX_ITEMS = 100  # of a list within a request
+MAX_WORDS = 1000  # characters of an error
 UNFIT = "The request does not have the form that this function takes. The page at /?view=api says what is accepted."
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class App(gr.Blocks):
             return await super().process_api(*args, **settings)
         except gr.Error as error:
             error.print_exception = False
+            error.message = error.message[:MAX_WORDS]  # it may repeat what was given
             raise
         except Exception as error:
             raise gr.Error(words_for(error), print_exception=False) from None
@@ -84,10 +87,15 @@ def check_form(block: Any, value: Any) -> None:
     """Refuse what Gradio would take for something else, or would work on for long.
 
     Raises:
-        InputError: text that is no text, or a list of very many.
+        InputError: text that is no text, a slider's value that is no number, or a list of very many.
     """
     if isinstance(block, gr.Textbox) and not isinstance(value, str | None):
         raise InputError(f"“{block.label}” must be text, not {type(value).__name__}.")
+    if isinstance(block, gr.Slider) and value is not None:  # Gradio sees to the range
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or (block.step == 1 and value != int(value)):
+            kind = "whole number" if block.step == 1 else "number"
+            raise InputError(f"“{block.label}” must be a {kind}, not {shown(value)}.")
     if isinstance(value, list) and len(value) > MAX_ITEMS:
         raise InputError(f"{len(value)} items were given at once. Accepted: up to {MAX_ITEMS}.")
 

@@ -34,6 +34,7 @@ from imrseg.run import MAX_LABEL, Options
 from imrseg.segmenter import MAX_STEPS, Segmenter
 
 MAX_QUERIES = 20
+MAX_LABELS = 20
 QUEUE = 64  # requests that may wait
 FORGOTTEN = "These pictures are no longer kept here. Please run again."
 
@@ -234,6 +235,8 @@ class Handlers:
         if len(queries) > MAX_QUERIES:
             raise InputError(f"{len(queries)} query pictures were given. Accepted: up to {MAX_QUERIES} at once.")
         labels = split_labels(label) or [""]
+        if len(labels) > MAX_LABELS:
+            raise InputError(f"{len(labels)} labels were given. Accepted: up to {MAX_LABELS} at once.")
         options = Options(None, split_labels(distractors), prompts, edges or None, edges_on)
         touch(*queries, *supports)
         opened = [open_picture(path) for path in queries]

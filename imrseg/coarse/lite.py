@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-DISTRACTION = 0.5  # share of what the picture shows anyway that is taken off
+DISTRACTION = 0.25  # share of what the picture shows anyway that is taken off
+FAINT = 1e-3  # mean of a map under which nothing speaks for the label
 
 
 class LiteCam(nn.Module):
@@ -59,14 +60,20 @@ class LiteCam(nn.Module):
 
         Returns:
             Soft masks (B, 1, h, w) in [0, 1], each with its maximum at 1 (all zero where no
-            position speaks for the label), and the label's log-probability (B,), <= 0.
+            position speaks for the label), and how much speaks for the label (B,): the logarithm of
+            the map's mean before it is scaled, distractors apart. That tells better than the label's
+            probability whether the label is there at all: other things in the picture do not take it away.
         """
         z = features.mean((2, 3)) @ self.weight.T + self.bias
-        joint = mixture.log() + z
-        shown = z.softmax(1)
+        label, shown = (mixture.log() + z).softmax(1), z.softmax(1)
+        cam = self._map(features, label, shown)
+        evidence = cam.mean((1, 2, 3)).clamp_min(FAINT).log()
         if distractors is not None and len(distractors):
             shown = (shown + (distractors.log() + z.unsqueeze(1)).softmax(2).mean(1)) / 2
-        gradient = (joint.softmax(1) - DISTRACTION * shown) @ self.weight - (1 - DISTRACTION) * self.mean
-        cam = torch.einsum("bc,bchw->bhw", gradient, features).relu().unsqueeze(1)
-        cam = cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-6)
-        return cam, torch.logsumexp(joint, 1) - torch.logsumexp(z, 1)
+            cam = self._map(features, label, shown)
+        return cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-6), evidence
+
+    def _map(self, features: Tensor, label: Tensor, shown: Tensor) -> Tensor:
+        """Grad-CAM (B, 1, h, w), >= 0, of the target whose derivatives by the logits are ``label - d shown - ...``."""
+        gradient = (label - DISTRACTION * shown) @ self.weight - (1 - DISTRACTION) * self.mean
+        return torch.einsum("bc,bchw->bhw", gradient, features).relu().unsqueeze(1)

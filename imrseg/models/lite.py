@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +42,13 @@ class Correlation:
 
     Attributes:
         cosine: (2B, 2, N, N): [:, 0] of each position with the other image's, [:, 1] with its own's.
+        positive: the same, 0 where it is negative.
         attention: softmax of the scaled cosines over the last dimension.
         size: (height, width) with N = height * width.
     """
 
     cosine: Tensor
+    positive: Tensor
     attention: Tensor
     size: tuple[int, int]
 
@@ -56,10 +59,33 @@ class Correlation:
         regions = torch.cat([object_, background], 2).transpose(2, 3)  # (2B, 2, N, 2)
         carried = self.attention @ object_.transpose(2, 3)
         mean = self.cosine @ (regions / (regions.sum(2, keepdim=True) + 1e-3))
-        positive = self.cosine.relu()
-        peak = torch.stack([(positive * object_).amax(-1), (positive * background).amax(-1)], -1)
+        peak = torch.stack([highest(self.positive, object_), highest(self.positive, background)], -1)
         maps = torch.cat([carried, mean, peak], -1)
         return maps.transpose(2, 3).reshape(len(maps), MAPS, *self.size)
+
+
+def highest(similarity: Tensor, mask: Tensor) -> Tensor:
+    """Largest product of each position's similarities (2B, 2, N, N) with a soft mask (2B, 2, 1, N): (2B, 2, N)."""
+    if torch.is_grad_enabled() and mask.requires_grad:
+        return Highest.apply(similarity, mask)
+    return (similarity * mask).amax(-1)
+
+
+class Highest(torch.autograd.Function):
+    """``highest`` where it is trained: similarities are given, so the gradient touches one cell of N in each row."""
+
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor, mask: Tensor) -> Tensor:
+        value, where = (similarity * mask.to(similarity.dtype)).max(-1)
+        ctx.save_for_backward(similarity.gather(-1, where.unsqueeze(-1)).squeeze(-1), where)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        similarity, where = ctx.saved_tensors
+        out = torch.zeros(where.shape, dtype=torch.float32, device=where.device)
+        out.scatter_add_(-1, where, (gradients[0] * similarity).float())
+        return None, out.unsqueeze(-2)
 
 
 @dataclass(frozen=True)
@@ -106,8 +132,8 @@ class LiteNeck(nn.Module):
         across = query.transpose(1, 2) @ support  # one product serves both directions
         across = torch.cat([across, across.transpose(1, 2)])
         cosine = torch.stack([across, f.transpose(1, 2) @ f], 1)
-        attention = (self.sharpness[layer].exp() * cosine).softmax(-1)
-        return Correlation(cosine, attention, size)
+        attention = (self.sharpness[layer].exp() * cosine).softmax(-1).to(cosine.dtype)
+        return Correlation(cosine, cosine.relu(), attention, size)
 
     def forward(self, pair: LitePair, masks: Tensor) -> tuple[Tensor, LitePair]:
         maps = {k: c.describe(masks, swap(masks)) for k, c in pair.correlations.items()}

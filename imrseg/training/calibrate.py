@@ -20,7 +20,7 @@ def calibrate(training: TrainingSet, coarse: CoarseMasks, config: Config, count:
 
     Returns:
         ``coarse_threshold``: the level with the best mean IoU over classes; ``confidence``: slope and
-        offset of a logistic fit of "the label is there" on its log-probability.
+        offset of a logistic fit of "the label is there" on how much speaks for it (``LiteCam``).
     """
     rng = np.random.default_rng([config.seed, 1])
     levels = np.arange(0.05, 0.65, 0.05)

@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -353,3 +354,13 @@ def test_nothing_sticks_out(visit, width, scheme):
     page.locator("#examples [data-example]").first.click()
     expect(page.locator("#strip [data-step]")).to_have_count(4, timeout=30_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_html_in_a_label_is_not_interpreted(visit):
+    page = visit("/?label=" + quote("<img src=x onerror='window.hit=1'>"))
+    page.locator("#queries input[type=file]").set_input_files(LION)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#status")).to_contain_text("onerror='window.hit=1'>")
+    expect(page.locator("#strip [data-step]")).to_have_count(4)
+    assert page.evaluate("window.hit") is None
+    assert page.locator("#results img[src=x]").count() == 0

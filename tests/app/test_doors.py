@@ -218,6 +218,38 @@ def test_calls_of_another_form_are_told_so(http, lion):
     assert http.post(f"{API}/run/segment", json={"data": []}).status_code == 404  # nobody goes past the queue
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"steps": float("nan")}, "must be a whole number, not nan"),
+        ({"steps": 2.5}, "must be a whole number, not 2.5"),
+        ({"steps": 1000}, "greater than maximum"),
+        ({"steps": "x"}, "must be a whole number"),
+        ({"steps": None}, "does not have the form"),
+        ({"threshold": float("nan")}, "must be a number, not nan"),
+        ({"threshold": -1}, "less than minimum"),
+        ({"view": "x" * 100_000}, "Value: 'xxx"),
+        ({"label": ["x"]}, "must be text"),
+        ({"device": "tpu"}, "is not in the list"),
+        ({"queries": [{"image": {"path": "/etc/passwd", "meta": META}, "caption": None}]}, "A picture must be a file"),
+        ({"queries": [None] * 101}, "Accepted: up to 100"),
+    ],
+)
+def test_the_pages_own_events_are_checked_too(http, given, told):
+    event = next(d for d in http.get("/config").json()["dependencies"] if d["api_name"] == "run")
+    blocks = {c["id"]: c["props"] for c in http.get("/config").json()["components"]}
+    inputs = [blocks[i] for i in event["inputs"]]
+    data = [given.get(props["elem_id"], props.get("value")) for props in inputs]
+    body = json.dumps({"data": data, "fn_index": event["id"], "session_hash": "tampering"})
+    assert http.post(f"{API}/queue/join", content=body, headers={"Content-Type": "application/json"}).is_success
+    with http.stream("GET", f"{API}/queue/data?session_hash=tampering") as answer:
+        said = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+    (done,) = (message for message in said if message["msg"] == "process_completed")
+    assert done["success"] is False
+    assert told in done["output"]["error"]
+    assert len(done["output"]["error"]) <= 1000
+
+
 def test_html_stays_words(http):
     evil = "<img src=x onerror=alert(1)>.jpg"
     path = upload(http, (evil, LION.read_bytes())).json()[0]

@@ -115,6 +115,7 @@ def test_labels_are_separated_by_commas(app):
         ({"label": ""}, "The label is empty"),
         ({"label": " , "}, "The label is empty"),
         ({"label": "x" * 201}, "201 characters"),
+        ({"label": ",".join(map(str, range(21)))}, "21 labels were given. Accepted: up to 20"),
         ({"query": Path(__file__)}, "is not a picture"),
         ({"supports": (Path(__file__),)}, "is not a picture"),
         ({"supports": (RUNNING,) * 11}, "11 support pictures"),

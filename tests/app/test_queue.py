@@ -56,7 +56,7 @@ def test_who_comes_to_a_full_line_is_told_so_and_may_try_again():
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1440, "height": 1200})
         page.goto(address)
-        page.get_by_label("Label", exact=True).fill("cat")
+        page.locator("#label").get_by_role("textbox").fill("cat")
         page.get_by_role("button", name="Run", exact=True).click()
         expect(page.locator("#status")).to_contain_text("could not take this run. Please try again in a minute.")
         expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()

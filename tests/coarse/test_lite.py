@@ -37,13 +37,15 @@ def test_closed_form_is_grad_cam_by_autograd(cam, others):
     torch.testing.assert_close(masks, expected.detach(), atol=1e-6, rtol=0)
 
 
-def test_evidence_is_the_labels_log_probability(cam):
+def test_evidence_is_the_logarithm_of_the_maps_mean(cam):
     features, mixture = inputs()
-    _, evidence = cam(features, mixture)
-    logits = features.mean((2, 3)) @ cam.weight.T + cam.bias
-    shares = (logits.softmax(1) * mixture).sum(1).log()
-    torch.testing.assert_close(evidence, shares, atol=1e-9, rtol=0)
-    assert (evidence <= 0).all()
+    features.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(cam.target(features, mixture).sum(), features)
+    channel = gradient.sum((2, 3), keepdim=True)  # by the pooled features
+    maps = (channel * features).sum(1).relu()
+    for distractors in (None, mixture[1:3].roll(3, 1)):
+        _, evidence = cam(features.detach(), mixture, distractors)
+        torch.testing.assert_close(evidence, maps.mean((1, 2)).log().detach(), atol=1e-6, rtol=0)
 
 
 def test_range_and_an_empty_map(cam):
@@ -51,8 +53,9 @@ def test_range_and_an_empty_map(cam):
     masks, _ = cam(features, mixture)
     assert (masks >= 0).all()
     assert torch.equal(masks.amax((1, 2, 3)), torch.ones(4).double())
-    masks, _ = cam(torch.zeros_like(features), mixture)
+    masks, evidence = cam(torch.zeros_like(features), mixture)
     assert (masks == 0).all()
+    assert evidence.isfinite().all()
 
 
 def test_what_is_shown_speaks_louder(segmenter, cat, cup):

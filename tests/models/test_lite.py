@@ -4,7 +4,7 @@ import torch
 from imrseg.images import open_picture, to_square
 from imrseg.models.efficientnet import EFFICIENTNET_LITE0, EfficientNetLite
 from imrseg.models.layers import resize
-from imrseg.models.lite import Correlation, lite_refiner
+from imrseg.models.lite import Correlation, highest, lite_refiner
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_describe_by_hand():
     cosine = torch.rand(2, 2, n, n) * 2 - 1
     attention = (5 * cosine).softmax(-1)
     own, other = torch.rand(2, 1, 2, 2), torch.rand(2, 1, 2, 2)
-    maps = Correlation(cosine, attention, (2, 2)).describe(own, other).flatten(2)
+    maps = Correlation(cosine, cosine.relu(), attention, (2, 2)).describe(own, other).flatten(2)
     assert maps.shape == (2, 10, n)
     for image in range(2):
         for side, mask in enumerate((other[image].flatten(), own[image].flatten())):
@@ -67,3 +67,15 @@ def test_resize_averages_down_and_interpolates_up():
 
 def test_the_network_is_small():
     assert sum(p.numel() for p in lite_refiner().parameters()) < 1_000_000
+
+
+def test_the_peaks_gradient_is_autograds():
+    torch.manual_seed(1)
+    similarity, mask = torch.rand(2, 2, 6, 6), torch.rand(2, 2, 1, 6, requires_grad=True)
+    value = highest(similarity, mask)
+    plain = (similarity * mask).amax(-1)
+    assert torch.equal(value, plain)
+    weights = torch.rand_like(plain)
+    (ours,) = torch.autograd.grad((value * weights).sum(), mask)
+    (expected,) = torch.autograd.grad((plain * weights).sum(), mask)
+    torch.testing.assert_close(ours, expected)
