@@ -145,6 +145,7 @@ def own(headers: Headers) -> bool:
         return True
     site = urlsplit(origin)
     hosts = [host for name in ("host", "x-forwarded-host") for host in headers.get(name, "").split(",")]
+    hosts.append(os.environ.get("SPACE_HOST", ""))  # a Hugging Face Space's own name, whatever its proxy passes on
     # A proxy may have taken the port away.
     return bool(site.hostname) and any(host.strip() in (site.netloc, site.hostname) for host in hosts)
 

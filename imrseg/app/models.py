@@ -24,7 +24,7 @@ OWN = ""  # the preset's own coarse masker
 COARSE = {"lite": "lite: words by WordNet", "clip": "CLIP RN50"}
 CLIP_FILE = "RN50.pt"
 GPU_SECONDS = 30  # that one call may take where the GPU is lent for a call
-GOING = 256 * 10**6  # bytes that all visitors' runs may keep in order to go on without being computed anew
+GOING = 128 * 10**6  # bytes that all visitors' runs may keep in order to go on without being computed anew
 KEPT = 256 * 10**6  # bytes of pictures and masks that all visitors' last runs may hold
 
 

@@ -27,7 +27,7 @@ from imrseg.app.handlers import build_app
 from imrseg.app.layout import APPEARANCE, KEEP
 from imrseg.segmenter import Segmenter
 
-GRACE = 8.0  # seconds that running requests have when the server stops; container hosts wait for ten
+GRACE = 6.0  # seconds that running requests have when the server stops; container hosts wait for ten
 SWEEP = 10.0  # seconds between looks for old files
 
 log = logging.getLogger(__name__)
