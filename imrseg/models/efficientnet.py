@@ -89,7 +89,24 @@ class EfficientNetLite(nn.Module):
         x = ((images - 127) / 128).contiguous(memory_format=torch.channels_last)
         x = F.relu6(self.stem(x))
         # The names of the blocks' outputs that are given out, in their order.
-        names = (None, None, "s4", None, "s8", None, None, "s16a", "s16b", "s16c", "s16d", None, "s32a", None, "s32b", "s32c")
+        names = (
+            None,
+            None,
+            "s4",
+            None,
+            "s8",
+            None,
+            None,
+            "s16a",
+            "s16b",
+            "s16c",
+            "s16d",
+            None,
+            "s32a",
+            None,
+            "s32b",
+            "s32c",
+        )
         out = {}
         for name, block in zip(names, self.blocks, strict=True):
             x = block(x)
