@@ -14,7 +14,7 @@ convolutions the head, its hyperparameters stay. What it leaves open, and what i
 - PFENet masks with zeros and ones. The prior here multiplies the cosine by the other picture's mask:
   the same for such masks, and a soft mask keeps its meaning, which it would lose if it scaled the
   features before they are normalised. So no mask enters the backbone (PFENet's code also masks
-  layer4's input, its paper does not), and cosines are made once per pair. The prior is training-free,
+  layer4's input, too), and cosines are made once per pair. The prior is training-free,
   in PFENet's words: no gradient runs through it; masks have theirs through the prototype, the cell
   and equation 6.
 """
