@@ -134,11 +134,13 @@ class Models:
     ) -> Iterator[Run]:
         """A new run: with its coarse masks, then after each of its steps."""
         run = self.get(*chosen).start(query, supports, label, options)
-        yield run
-        for _ in range(steps):
-            run.advance()
+        try:
             yield run
-        self.keep(run)
+            for _ in range(steps):
+                run.advance()
+                yield run
+        finally:  # stopped or not: it may be gone on with
+            self.keep(run)
 
     def _go_on(
         self, chosen: Sequence[str], run: Run, steps: int, index: int = 0, marks: Mapping[int, np.ndarray] | None = None

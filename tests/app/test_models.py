@@ -5,6 +5,8 @@ pytest.importorskip("gradio")
 from imrseg import InputError, Segmenter, WeightsError, weights
 from imrseg.app.handlers import Handlers
 from imrseg.app.models import OWN, Models
+from imrseg.images import open_picture
+from imrseg.run import Options
 
 
 @pytest.fixture
@@ -45,3 +47,10 @@ def test_a_combination_is_loaded_once(segmenter, monkeypatch):
     models = Models(segmenter)
     assert models.get("imr-hsnet-vgg16", "lite") is models.get("imr-hsnet-vgg16", "lite")
     assert made == [(("imr-hsnet-vgg16", "cpu"), {"coarse": "lite"})]
+
+
+def test_a_run_that_is_stopped_is_kept_too(models, cat):
+    steps = models.begin(("lite", OWN, ""), open_picture(cat), [], "cat", Options(), 3)
+    run = next(steps)
+    steps.close()
+    assert list(models._going.values()) == [run]
