@@ -13,20 +13,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from measure import flops, in_turns, machine, peak_gflops, peak_memory
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -81,7 +77,10 @@ def networks(authors: Path, backbone: str, precision: str) -> tuple[Any, IMRHSNe
     theirs = authors_network(authors, backbone)
     ours = IMRHSNet(backbone, authors_compatible=True).eval()
     ours.load_authors_state_dict(theirs.state_dict())
-    return theirs, ours.bfloat16() if precision == "bfloat16" else ours
+    ours.fuse()
+    if precision != "float32":
+        ours.refiner.lower(getattr(torch, precision))
+    return theirs, ours
 
 
 def draw_inputs(seed: int) -> Inputs:
@@ -89,18 +88,6 @@ def draw_inputs(seed: int) -> Inputs:
     pictures = [torch.randn(1, 3, SIDE, SIDE, generator=rng) for _ in range(2)]
     masks = [torch.randn(1, 1, SIDE // STRIDE, SIDE // STRIDE, generator=rng).relu() for _ in range(2)]
     return pictures[0], pictures[1], masks[0] / masks[0].max(), masks[1] / masks[1].max()
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def in_turns(runs: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Seconds of each run in each round, after one round to warm up: [run][round]."""
-    times = [[seconds(run) for run in runs] for _ in range(1 + rounds)]
-    return [list(column) for column in zip(*times[1:], strict=True)]
 
 
 def compare(theirs: Any, ours: IMRHSNet, steps: int, rounds: int) -> dict[str, Any]:
@@ -142,34 +129,6 @@ def reuse(net: IMRHSNet, steps: int, rounds: int) -> dict[str, Any]:
         f"{SHOTS}_shots_over_one": median(b / a for a, b in zip(one, five, strict=True)),
         "second_label_over_first": median(b / a for a, b in zip(one, label, strict=True)),
     }
-
-
-def flops(run: Callable[[], Any]) -> float:
-    """Billions of floating-point operations (two per multiply-add) in convolutions and products."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 1e9
-
-
-def peak_gflops(precision: str) -> float:
-    """What a convolution of the neck's kind reaches here, in GFLOP/s."""
-    dtype = getattr(torch, precision)
-    x, weight = torch.rand(8, 128, 50, 50, dtype=dtype), torch.rand(128, 128, 3, 3, dtype=dtype)
-    run = lambda: F.conv2d(x, weight, padding=1)  # noqa: E731
-    return flops(run) / min(seconds(run) for _ in range(20))
-
-
-def peak_memory(run: Callable[[], Any]) -> int:
-    """Bytes that ``run`` adds to this process at its peak (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    before = resident("VmRSS")
-    run()
-    return resident("VmHWM") - before
-
-
-def resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
 
 def memory_of(which: str, args: argparse.Namespace, steps: int) -> int:
@@ -227,8 +186,7 @@ def main() -> int:
             return 0
         by_steps = {n: compare(theirs, ours, n, args.rounds) for n in args.steps}
         result: dict[str, Any] = {
-            "backbone": args.backbone, "precision": args.precision, "threads": args.threads, "rounds": args.rounds,
-            "torch": torch.__version__, "processor": platform.processor() or platform.machine(),
+            **machine(), "backbone": args.backbone, "precision": args.precision, "rounds": args.rounds,
             "peak_gflops": peak_gflops(args.precision), "steps": by_steps,
             "reuse": reuse(ours, max(args.steps), max(1, args.rounds // 2)),
         }  # fmt: skip

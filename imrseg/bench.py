@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from imrseg.export import encode_mask
+from imrseg.images import remembered
 from imrseg.run import Clock
 from imrseg.segmenter import Segmenter
 
@@ -21,30 +22,35 @@ SIZE = (3000, 4000)  # height, width of the pictures: 12 megapixels, a telephone
 RUNS = 7
 
 
-def bench(preset: str = "lite", device: str = "auto", runs: int = RUNS) -> dict[str, Any]:
-    """Time a preset with one support and the preset's own number of steps.
+def bench(
+    preset: str = "lite", device: str = "auto", precision: str = "float32", launch: str = "eager", runs: int = RUNS
+) -> dict[str, Any]:
+    """Time a preset with one support and the preset's own number of steps; arguments as for ``Segmenter.from_preset``.
 
-    Every run reads two 12-megapixel JPEGs, forgets the features that it knew, and writes the last
+    Every run reads two 12-megapixel JPEGs, having forgotten all that it knew of them, and writes the last
     query mask as PNG. The models are warm: they have run twice before.
 
     Returns:
         Medians over ``runs``, in seconds: ``"seconds"`` by stage and their ``"total"``;
-        ``"new_label_seconds"``: the same with the pictures' features remembered; ``"load_seconds"``:
+        ``"new_label_seconds"``: the same with pictures and features remembered; ``"load_seconds"``:
         making the segmenter. And what was measured on.
 
     Raises:
-        InputError: unknown preset or device.
+        InputError: unknown preset, device, precision or launch.
         WeightsError: weights that are missing or do not fit.
     """
     clock = Clock()
-    segmenter = Segmenter.from_preset(preset, device)
+    segmenter = Segmenter.from_preset(preset, device, precision=precision, launch=launch)
     load = clock.lap()
     with tempfile.TemporaryDirectory() as folder:
         query, support = Path(folder, "query.jpg"), Path(folder, "support.jpg")
         for seed, path in enumerate((query, support)):
             cv2.imwrite(str(path), photograph(SIZE, seed))
 
-        def run(label: str) -> dict[str, float]:
+        def run(label: str, known: bool) -> dict[str, float]:
+            if not known:
+                segmenter.forget()
+                remembered.clear()
             clock = Clock()
             result = segmenter.segment(query, [support], label)
             found = clock.lap()
@@ -52,14 +58,14 @@ def bench(preset: str = "lite", device: str = "auto", runs: int = RUNS) -> dict[
             output = clock.lap()
             return {**result.seconds, "output": output, "total": found + output}
 
-        remember, segmenter.remember = segmenter.remember, 0
-        cold = [run("cat") for _ in range(2 + runs)][2:]
-        segmenter.remember = remember
-        known = [run(label) for label in ["cat", "dog", "horse"] * (1 + runs // 3)][1:]
+        cold = [run("cat", known=False) for _ in range(2 + runs)][2:]
+        known = [run(label, known=True) for label in ["cat", "dog", "horse"] * (1 + runs // 3)][1:]
         megabytes = query.stat().st_size / 1e6
     return {
         "preset": preset,
         "steps": segmenter.preset.steps,
+        "precision": precision,
+        "launch": launch,
         "device": str(segmenter.device),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -94,7 +100,7 @@ def table(measured: dict[str, Any]) -> str:
     """``bench``'s result for the terminal."""
     width, height = measured["pictures"]["size"].values()
     lines = [
-        f"{measured['preset']}, {measured['steps']} steps, one support, two JPEGs of {width} x {height} pixels",
+        f"{measured['preset']} in {measured['precision']}, {measured['steps']} steps, one support, two JPEGs of {width} x {height} pixels",
         f"{measured['device']}, {measured['threads']} of {measured['cores']} cores, torch {measured['torch']};"
         f" median of {measured['runs']} warm runs",
         *(f"  {stage:<10}{seconds:8.3f} s" for stage, seconds in measured["seconds"].items()),

@@ -210,6 +210,7 @@ def options_of(found: Found, segmenter: Segmenter) -> tuple[str, ...]:
         ("--edges-on", found.options.edges_on, "last"),
         ("--preset", preset.name, "lite"),
         ("--checkpoint", network.file.name, preset.checkpoint),
+        ("--precision", segmenter.precision, "float32"),
         ("--coarse", masker.name, {"clip": "clip:RN50"}.get(preset.coarse, preset.coarse)),
         ("--clip-method", clip.method, "gradcam"),
         ("--clip-contrast", clip.contrast, "softmax"),

@@ -156,6 +156,19 @@ def command(commands: Any, name: str, run: Any, title: str) -> argparse.Argument
 def add_model(c: argparse.ArgumentParser) -> None:
     c.add_argument("--preset", default="lite", metavar="NAME", help=f"one of {', '.join(list_presets())}")
     c.add_argument("--device", default="auto", help=DEVICES)
+    c.add_argument(
+        "--precision",
+        default="float32",
+        metavar="TYPE",
+        help="that refinement computes in: float32 (exact); bfloat16, faster where the processor or GPU has it;"
+        " float16, on GPUs",
+    )
+    c.add_argument(
+        "--launch",
+        default="eager",
+        metavar="HOW",
+        help="of a step: eager; graphs, on GPUs; compile, which takes a minute",
+    )
 
 
 def add_stages(c: argparse.ArgumentParser) -> None:
@@ -202,7 +215,10 @@ def load_segmenter(args: argparse.Namespace, **fixed: Any) -> Any:
     """The segmenter that a command's options describe; ``fixed`` are settings of CLIP beside them."""
     from imrseg.segmenter import Segmenter
 
-    return Segmenter.from_preset(args.preset, args.device, args.checkpoint, args.coarse, clip_settings(args, **fixed))
+    clip = clip_settings(args, **fixed)
+    return Segmenter.from_preset(
+        args.preset, args.device, args.checkpoint, args.coarse, clip, args.precision, args.launch
+    )
 
 
 def add_data(c: argparse.ArgumentParser) -> None:
@@ -223,12 +239,12 @@ def segment(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from imrseg import bundle, export
-    from imrseg.images import open_picture
+    from imrseg.images import open_picture, open_pictures
     from imrseg.run import check_label
 
     queries = [file for given in args.query for file in pictures_in(given)]
     labels = list(dict.fromkeys(map(check_label, args.label)))
-    supports = [open_picture(path) for path in args.support]
+    supports = open_pictures(args.support)
     for query in queries:  # a broken picture among many is better known now than an hour later
         open_picture(query)
     segmenter = load_segmenter(args)
@@ -340,7 +356,7 @@ def bench(args: argparse.Namespace) -> None:
     from imrseg import bench
     from imrseg.export import write_json
 
-    measured = bench.bench(args.preset, args.device)
+    measured = bench.bench(args.preset, args.device, args.precision, args.launch)
     print(bench.table(measured))
     if args.json:
         write_json(args.json, measured)
@@ -393,7 +409,7 @@ def demo(args: argparse.Namespace) -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     users = users_of(args.auth)
-    segmenter = Segmenter.from_preset(args.preset, args.device)
+    segmenter = Segmenter.from_preset(args.preset, args.device, precision=args.precision, launch=args.launch)
     if not on_zero_gpu():  # the first pass through the networks takes longer than the others: not a visitor's
         blank = np.zeros((64, 64, 3), np.uint8)
         segmenter.segment(blank, [blank], "cat", steps=1)

@@ -106,6 +106,7 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
         "preset": segmenter.preset.name,
         "coarse": segmenter.masker.name,
         "clip": None if clip is None else {**asdict(clip), "vocabulary": list(clip.vocabulary)},
+        "precision": segmenter.precision,
         "weights": segmenter.hashes,
     }
 

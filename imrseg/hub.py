@@ -97,8 +97,8 @@ KNOWN = {
             what="the lite network and its class vectors",
             origin="checkpoints/README.md",
             licence="Apache-2.0; trained on PASCAL VOC 2012 and MSRC v2, see checkpoints/README.md",
-            size=744716,
-            sha256="e644c584219ee5da72e03e3fd63dbe486ade51729e89639630728a6c0be9e067",
+            size=1350660,
+            sha256="4d1d9554e60779c9e7108bd61484177dc4917e0d338eec555840a7079d545c5d",
         ),
         Known(
             name="lite-text.safetensors",

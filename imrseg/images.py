@@ -11,7 +11,12 @@ import importlib
 import io
 import os
 import stat
+import threading
 import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +37,7 @@ MAX_BYTES = 500_000_000  # of a file: more than 100 megapixels of four bytes eac
 MAX_PIXELS = 100_000_000  # of a picture, checked before decoding
 MAX_SIDE = 100_000  # pixels: what the exports can hold
 MAX_PROFILE = 8 * 2**20  # bytes of a colour profile
+REMEMBERED = 64 * 2**20  # bytes of pictures that are kept, and of the largest file that is looked up among them
 WORKING_SIDE = 1280  # longer side of the pixels that are kept: enough for networks and the screen
 ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000 or AVIF"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")  # Pillow's others may run programs
@@ -63,10 +69,45 @@ class Picture:
         return hashlib.blake2b(self.pixels.tobytes() + str(self.pixels.shape).encode()).digest()
 
 
+class Remembered:
+    """The last pictures of files, found again by what is in the file."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._pictures: OrderedDict[tuple[bytes, str], Picture] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[bytes, str]) -> Picture | None:
+        with self._lock:
+            if key in self._pictures:
+                self._pictures.move_to_end(key)
+            return self._pictures.get(key)
+
+    def put(self, key: tuple[bytes, str], picture: Picture) -> None:
+        with self._lock:
+            self._pictures[key] = picture
+            kept = sum(p.pixels.nbytes for p in self._pictures.values())
+            while self._pictures and kept > self.budget:
+                kept -= self._pictures.popitem(last=False)[1].pixels.nbytes
+
+    def clear(self) -> None:
+        with self._lock:
+            self._pictures.clear()
+
+
+remembered = Remembered(REMEMBERED)
+
+
+def open_pictures(sources: Sequence[ImageSource]) -> list[Picture]:
+    """``open_picture`` for several, side by side: decoders let other threads run meanwhile."""
+    with _quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_open, sources))
+
+
 def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
     """Read a picture from a path, a PIL image or an array (H, W), (H, W, 3) or (H, W, 4) of any real numbers.
 
-    EXIF orientation is applied; colours become sRGB, 8 bits each; transparency is laid on white; of an
+    The same file's pixels at the usual size are remembered for a while. EXIF orientation is applied; colours become sRGB, 8 bits each; transparency is laid on white; of an
     animation the first frame is taken. ``docs/inputs.md`` says what becomes of each kind of file and array.
 
     Args:
@@ -77,6 +118,19 @@ def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Pictur
         InputError: not a picture, larger than ``MAX_PIXELS``, ``MAX_SIDE`` or ``MAX_BYTES``, broken, or an
             array of another kind.
     """
+    with _quiet():
+        return _open(source, side)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: of broken metadata, and of sizes that are checked here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def _open(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
     if isinstance(source, Picture):
         return source
     if isinstance(source, np.ndarray):
@@ -89,11 +143,16 @@ def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Pictur
     try:
         if isinstance(source, Image.Image):
             return _finish(source, name, side, [])
-        with _open_file(Path(source)) as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # of broken metadata, and of sizes that are checked here
-            check_file(file, name)
-            with Image.open(file, formats=_formats(file, name)) as image:
-                return _finish(image, name, side, [], draft=True)
+        with _open_file(Path(source)) as file:
+            if side != WORKING_SIDE or os.fstat(file.fileno()).st_size > REMEMBERED:
+                return _decode(file, name, side)
+            content = file.read()
+        key = hashlib.blake2b(content).digest(), name
+        known = remembered.get(key)
+        if known is None:
+            known = _decode(io.BytesIO(content), name, side)
+            remembered.put(key, known)
+        return known
     except UnidentifiedImageError:
         raise InputError(f"“{name}” is not a picture that can be read. Accepted: {ACCEPTED}.") from None
     except Image.DecompressionBombError:
@@ -102,6 +161,12 @@ def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Pictur
         raise
     except Exception as error:  # a broken file can raise anything
         raise InputError(f"“{name}” is broken and cannot be read ({error or type(error).__name__}).") from None
+
+
+def _decode(file: BinaryIO, name: str, side: int | None) -> Picture:
+    check_file(file, name)
+    with Image.open(file, formats=_formats(file, name)) as image:
+        return _finish(image, name, side, [], draft=True)
 
 
 def _open_file(path: Path) -> BinaryIO:

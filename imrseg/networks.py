@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from imrseg import weights
 from imrseg.encoders import IMAGENET, Encoder, Features, normalise
 from imrseg.errors import WeightsError
 from imrseg.models.efficientnet import EfficientNetLite
+from imrseg.models.graphs import GraphedStep, cuda_capture
 from imrseg.models.hsnet import SIDE, STRIDE, IMRHSNet
 from imrseg.models.lite import lite_refiner
 from imrseg.models.pfenet import SIDE as PFENET_SIDE
@@ -24,6 +25,7 @@ from imrseg.models.refiner import Prepared, Refiner, RefinerState
 from imrseg.presets import Preset
 
 LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
+LAUNCHES = ("eager", "graphs", "compile")  # how a step's kernels are started
 EVERYDAY = "everyday."  # tensors of a lite checkpoint that belong to stage 1
 
 Whole = TypeVar("Whole", IMRHSNet, IMRPFENet)  # with their backbones
@@ -42,6 +44,7 @@ class Network:
         mask_size: (height, width) that coarse masks are brought to before the first step; None leaves
             that to the refiner.
         arrange: features by name -> what the refiner takes.
+        graphs: replays steps as CUDA graphs; None: steps are launched kernel by kernel.
     """
 
     encoder: Encoder
@@ -50,6 +53,7 @@ class Network:
     together: int
     mask_size: tuple[int, int] | None = None
     arrange: Callable[[Features], Any] = dict
+    graphs: GraphedStep | None = None
 
     def prepare(self, query: Features, supports: Sequence[Features]) -> list[Prepared]:
         """All that does not depend on the label, ``together`` pairs in each.
@@ -80,9 +84,15 @@ class Network:
             for p, part in zip(prepared, parts, strict=True)
         ]
 
+    def step(self, state: RefinerState) -> RefinerState:
+        """One refinement of both images' masks by each other."""
+        return self.refiner.step(state) if self.graphs is None else self.graphs(state)
 
-def load_network(preset: Preset, path: Path, device: torch.device) -> Network:
-    """The preset's network with the weights in ``path``.
+
+def load_network(
+    preset: Preset, path: Path, device: torch.device, precision: torch.dtype = torch.float32, launch: str = "eager"
+) -> Network:
+    """The preset's network with the weights in ``path``, which refines in ``precision``; ``launch`` is one of LAUNCHES.
 
     Raises:
         WeightsError: the file cannot be read, or holds another network.
@@ -90,7 +100,15 @@ def load_network(preset: Preset, path: Path, device: torch.device) -> Network:
     loaders: dict[str, Callable[..., Network]] = {
         "lite": load_lite, "imr-hsnet": load_hsnet, "imr-pfenet": load_pfenet
     }  # fmt: skip
-    return loaders[preset.network](preset, path, device)
+    network = loaders[preset.network](preset, path, device)
+    if precision != torch.float32:
+        network.refiner.lower(precision)
+    if launch == "compile":
+        for part in (network.refiner.neck, network.refiner.cell, network.refiner.head):
+            part.compile()
+    if launch == "graphs":
+        return replace(network, graphs=GraphedStep(network.refiner.step, cuda_capture))
+    return network
 
 
 def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
@@ -119,7 +137,7 @@ def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
         weights.check_authors(path, preset.backbone)
         net = IMRHSNet(preset.backbone, authors_compatible=True)
         net.load_authors_state_dict(weights.read_state_dict(path))
-    net.to(device).requires_grad_(False).eval()
+    net.fuse().to(device).requires_grad_(False).eval()
 
     def encode(images: Tensor) -> Features:
         return {str(i): layer for i, layer in enumerate(net.backbone(normalise(images, IMAGENET)))}
@@ -132,7 +150,7 @@ def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
 def load_pfenet(preset: Preset, path: Path, device: torch.device) -> Network:
     """IMR-PFENet, from a safetensors file of ours."""
     net = open_own(path, "IMR-PFENet", IMRPFENet, preset.backbone)
-    net.to(device).requires_grad_(False).eval()
+    net.fuse().to(device).requires_grad_(False).eval()
 
     def encode(images: Tensor) -> Features:
         return net.features(normalise(images, IMAGENET))

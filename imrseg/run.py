@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from imrseg.edges import EDGES, clean
 from imrseg.errors import InputError, shown
-from imrseg.images import ImageSource, open_picture, to_size
+from imrseg.images import ImageSource, open_pictures, to_size
+from imrseg.models.refiner import RefinerState, tensors
 from imrseg.postprocess import AGGREGATES, aggregate
 
 if TYPE_CHECKING:
-    from imrseg.models.refiner import RefinerState
     from imrseg.segmenter import Segmenter
 
 MAX_SUPPORTS = 10
@@ -167,8 +167,7 @@ class Run:
         if len(supports) > MAX_SUPPORTS:
             raise InputError(f"{len(supports)} support pictures were given. Accepted: up to {MAX_SUPPORTS}.")
         clock = Clock()
-        self.query = open_picture(query)
-        self.supports = [open_picture(s) for s in supports]
+        self.query, *self.supports = open_pictures([query, *supports])
         self.seconds = {"decode": clock.lap()}
         masker = segmenter.masker
         reading = masker.read(self.label, options.distractors, options.prompts == "ensemble")
@@ -221,7 +220,7 @@ class Run:
         self._remember()
         clock, last = Clock(), self.steps[-1]
         with torch.inference_mode():
-            states = [self.segmenter.network.refiner.step(state) for state in self._states[-1]]
+            states = [self.segmenter.network.step(state) for state in self._states[-1]]
         step = self._seen(states, replace(last, index=last.index + 1, level=0.5))
         if self._cleans_every_step:
             step = self._clean(step)
@@ -276,7 +275,7 @@ class Run:
     def held(self) -> int:
         """Bytes of what ``release`` would let go of."""
         storages = {}
-        for tensor in _tensors(self._states):
+        for tensor in tensors(self._states):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return sum(storages.values())
 
@@ -422,22 +421,6 @@ def check_label(label: str, kind: str = "label") -> str:
     if any(unicodedata.category(c) in ("Cc", "Cs") or c in TURNING for c in plain):
         raise InputError(f"The {kind} holds control characters. Accepted: letters, digits, blanks and punctuation.")
     return plain
-
-
-def _tensors(of: Any) -> Iterator[Tensor]:
-    """All tensors within lists, tuples, dicts and dataclasses."""
-    if isinstance(of, Tensor):
-        yield of
-        return
-    parts: Iterable[Any] = ()
-    if isinstance(of, dict):
-        parts = of.values()
-    elif isinstance(of, (list, tuple)):
-        parts = of
-    elif is_dataclass(of):
-        parts = vars(of).values()
-    for part in parts:
-        yield from _tensors(part)
 
 
 def _array(masks: Tensor) -> np.ndarray:

@@ -20,11 +20,12 @@ from imrseg.encoders import Encoder, Features
 from imrseg.errors import InputError, shown
 from imrseg.images import ImageSource, Picture
 from imrseg.models.refiner import Prepared
-from imrseg.networks import Network, lite_encoder, load_network
+from imrseg.networks import LAUNCHES, Network, lite_encoder, load_network
 from imrseg.presets import Preset, get_preset
 from imrseg.run import Options, Result, Run, Step
 
 MAX_STEPS = 20
+PRECISIONS = ("float32", "bfloat16", "float16")
 MAX_SEED = 2**64 - 1
 REMEMBERED = 512 * 2**20  # bytes of features that are kept
 
@@ -41,6 +42,7 @@ class Segmenter:
         masker: stage 1. network: stage 2.
         device: where both run.
         remember: bytes of features that are kept.
+        precision: that refinement computes in.
         one_by_one: no two pictures or pairs at once, which needs less memory.
         notes: what runs of this segmenter say of it among their warnings.
     """
@@ -51,6 +53,7 @@ class Segmenter:
         self.preset, self.masker, self.network, self.device = preset, masker, network, device
         self.remember = REMEMBERED
         self.one_by_one = False
+        self.precision = "float32"
         self.notes: list[str] = []
         self._remembered: OrderedDict[tuple[str, bytes], Features] = OrderedDict()
         self._prepared: tuple[tuple[bytes, ...], list[Prepared]] = ((), [])
@@ -64,6 +67,8 @@ class Segmenter:
         checkpoint: str | Path | None = None,
         coarse: str | None = None,
         clip: ClipSettings | None = None,
+        precision: str = "float32",
+        launch: str = "eager",
     ) -> Segmenter:
         """Load a preset.
 
@@ -74,9 +79,13 @@ class Segmenter:
             coarse: what makes the coarse masks in place of the preset's own: "lite", "clip" (OpenAI's
                 RN50) or "clip:MODEL", a ResNet or ViT of open_clip such as "clip:ViT-B-16/openai".
             clip: how CLIP's coarse masks are made.
+            precision: that refinement computes in: "float32", exact; "bfloat16", faster where the processor
+                or GPU has it; "float16", for GPUs. Norms, soft-maxes and the memory stay float32.
+            launch: "eager"; "graphs": steps as CUDA graphs, on a GPU; "compile": by ``torch.compile``, which
+                needs a C++ compiler and a minute at the first step.
 
         Raises:
-            InputError: unknown preset, device, coarse masker or CLIP.
+            InputError: unknown preset, device, coarse masker, CLIP, precision or launch.
             WeightsError: weights that are missing or do not fit.
         """
         preset, where = get_preset(name), pick_device(device)
@@ -86,7 +95,12 @@ class Segmenter:
         if kind == "lite" and clip is not None:
             raise InputError("Settings of CLIP were given, but the coarse masks are lite's. Choose coarse=clip.")
         path = weights.find(checkpoint or preset.checkpoint)
-        network = load_network(preset, path, where)
+        dtype = check_precision(precision, where)
+        if launch not in LAUNCHES or (launch == "graphs" and where.type != "cuda"):
+            raise InputError(
+                f"Steps cannot be launched by “{launch}” on {where}. Accepted: eager, compile; graphs on CUDA."
+            )
+        network = load_network(preset, path, where, dtype, launch)
         masker: Masker
         if kind == "clip":
             masker = load_clip_masker(model or "RN50", clip or ClipSettings(), where)
@@ -95,6 +109,7 @@ class Segmenter:
             encoder = network.encoder if own else lite_encoder(where)
             masker = LiteMasker(path if own else weights.find("lite.safetensors"), weights.find(LEXICON), encoder)
         segmenter = cls(preset, masker, network, where)
+        segmenter.precision = precision
         if where.type != "cpu":
             segmenter._reload = partial(cls.from_preset, name, "cpu", checkpoint, coarse, clip)
         return segmenter
@@ -184,9 +199,7 @@ class Segmenter:
         Raises:
             torch.OutOfMemoryError: there is nothing that needs less.
         """
-        with self._lock:
-            self._remembered.clear()
-            self._prepared = ((), [])
+        self.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self._smaller is None:
@@ -195,11 +208,17 @@ class Segmenter:
             )
         return self._smaller
 
+    def forget(self) -> None:
+        """Let go of the features that are remembered."""
+        with self._lock:
+            self._remembered.clear()
+            self._prepared = ((), [])
+
     @cached_property
     def _smaller(self) -> Segmenter | None:
         if not self.one_by_one:
             smaller = Segmenter(self.preset, self.masker, replace(self.network, together=1), self.device)
-            smaller.one_by_one, smaller._reload = True, self._reload
+            smaller.one_by_one, smaller._reload, smaller.precision = True, self._reload, self.precision
             smaller.notes = ["The device's memory was full; pictures were taken one by one."]
             return smaller
         if self._reload is None:
@@ -272,6 +291,18 @@ def check_whole(value: Any, name: str, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= most:
         raise InputError(f"The {name} must be a whole number from 0 to {most}, not {shown(value)}.")
     return int(value)
+
+
+def check_precision(name: str, device: torch.device) -> torch.dtype:
+    """The torch type for a user's word.
+
+    Raises:
+        InputError: there is none of that name, or not on this device.
+    """
+    accepted = PRECISIONS if device.type == "cuda" else PRECISIONS[:2]
+    if name not in accepted:
+        raise InputError(f"There is no precision “{name}” on {device}. Accepted: {', '.join(accepted)}.")
+    return getattr(torch, name)
 
 
 def size_of(features: Features) -> int:

@@ -15,7 +15,7 @@ def test_drawn_photograph_weighs_what_a_photograph_does():
 
 def test_every_stage_is_timed(monkeypatch, segmenter):
     monkeypatch.setattr(bench, "SIZE", (300, 400))
-    monkeypatch.setattr(bench.Segmenter, "from_preset", lambda *_: segmenter)
+    monkeypatch.setattr(bench.Segmenter, "from_preset", lambda *_, **__: segmenter)
     remember = segmenter.remember
     measured = bench.bench("lite", "cpu", runs=2)
     stages = ["decode", "features", "coarse", "step1", "step2", "step3", "output", "total"]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from imrseg import InputError, images
-from imrseg.images import open_picture, to_size, to_square
+from imrseg.images import Remembered, open_picture, open_pictures, remembered, to_size, to_square
 
 T = Image.Transpose
 # What a camera held that way stores: the inverse of what a viewer does for that EXIF value.
@@ -180,3 +180,43 @@ def test_what_is_not_a_picture_is_refused(save, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 30_000)
     with pytest.raises(InputError, match="megapixels"):
         open_picture(tmp_path / "whole.jpg")
+
+
+def test_a_file_is_decoded_once_and_known_by_its_content(save, tmp_path, monkeypatch):
+    remembered.clear()
+    calls = []
+    decode = images._decode
+    monkeypatch.setattr(images, "_decode", lambda *args: calls.append(args[1]) or decode(*args))
+    path = save(drawn(60, 40), "a.png")
+    first = open_picture(path)
+    assert open_picture(path) is first
+    assert calls == ["a.png"]
+    Image.fromarray(drawn(60, 40)[::-1].copy()).save(path)  # another picture under the same name
+    assert not np.array_equal(open_picture(path).pixels, first.pixels)
+    assert calls == ["a.png"] * 2
+    assert open_picture(path, side=None).size == (40, 60)
+    assert open_picture(path, side=20).pixels.shape == (13, 20, 3)
+    assert len(calls) == 4  # other sizes are not looked up
+
+
+def test_what_is_remembered_stays_within_its_budget(save):
+    pictures = [open_picture(save(drawn(30, 20), f"{i}.png")) for i in range(4)]
+    few = Remembered(sum(p.pixels.nbytes for p in pictures[:3]))
+    for i, picture in enumerate(pictures[:2]):
+        few.put((bytes([i]), "a"), picture)
+    assert few.get((b"\x00", "a")) is pictures[0]  # used last
+    for i, picture in enumerate(pictures[2:], 2):
+        few.put((bytes([i]), "a"), picture)
+    assert few.get((b"\x01", "a")) is None
+    assert few.get((b"\x00", "a")) is pictures[0]
+    assert few.get((b"\x00", "b")) is None
+
+
+def test_several_are_opened_in_their_order_and_a_broken_one_is_told(save, tmp_path):
+    paths = [save(drawn(30, 20 + i), f"{i}.png") for i in range(5)]
+    assert [p.size[0] for p in open_pictures([*paths, np.zeros((7, 9, 3), np.uint8)])] == [20, 21, 22, 23, 24, 7]
+    assert open_pictures([]) == []
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        open_pictures([paths[0], broken, paths[1]])

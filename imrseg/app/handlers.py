@@ -29,7 +29,7 @@ from imrseg.app.sessions import Finding, Scene, Session
 from imrseg.app.words import split_labels, told_to_visitor, words_for
 from imrseg.clicks import grow_dabs
 from imrseg.errors import InputError
-from imrseg.images import open_picture
+from imrseg.images import open_pictures
 from imrseg.run import MAX_LABEL, Options
 from imrseg.segmenter import MAX_STEPS, Segmenter
 
@@ -239,8 +239,8 @@ class Handlers:
             raise InputError(f"{len(labels)} labels were given. Accepted: up to {MAX_LABELS} at once.")
         options = Options(None, split_labels(distractors), prompts, edges or None, edges_on)
         touch(*queries, *supports)
-        opened = [open_picture(path) for path in queries]
-        helpers = [open_picture(path) for path in supports]
+        pictures = open_pictures([*queries, *supports])
+        opened, helpers = pictures[: len(queries)], pictures[len(queries) :]
         chosen = preset, coarse, device
         session = Session((), *chosen)
         done, whole = 0, len(opened) * len(labels) * (steps + 1)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from imrseg.errors import InputError
 from imrseg.models.layers import check_fit
@@ -26,6 +27,13 @@ class BlockBackbone(nn.Module):
 
     def train(self, mode: bool = True) -> BlockBackbone:
         return super().train(False)  # frozen
+
+    def fuse(self) -> BlockBackbone:
+        """Lay weights out as processors and GPUs take them fastest, for inference; returns itself.
+
+        Norms become part of the convolutions before them, so names are no longer torchvision's.
+        """
+        return self.to(memory_format=torch.channels_last)
 
     def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load ImageNet weights as torchvision distributes them (``resnet50-0676ba61.pth``), its classifier left out.
@@ -46,6 +54,13 @@ def in_classifier(name: str) -> bool:
     return name.startswith(("fc.", "classifier."))
 
 
+def fold(owner: nn.Module, conv: str, norm: str) -> None:
+    """Make a module's batch norm a part of its convolution, unless it is one already."""
+    if not isinstance(getattr(owner, norm), nn.Identity):
+        setattr(owner, conv, fuse_conv_bn_eval(getattr(owner, conv), getattr(owner, norm)))
+        setattr(owner, norm, nn.Identity())
+
+
 class BlockResNet(BlockBackbone):
     """Outputs of the blocks of conv3_x, conv4_x and conv5_x, each before its final ReLU."""
 
@@ -56,6 +71,16 @@ class BlockResNet(BlockBackbone):
         for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"):
             setattr(self, name, getattr(net, name))
         self.depths = (len(self.layer4), len(self.layer3), len(self.layer2))
+
+    def fuse(self) -> BlockBackbone:
+        fold(self, "conv1", "bn1")
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in layer:
+                for i in (1, 2, 3):
+                    fold(block, f"conv{i}", f"bn{i}")
+                if block.downsample is not None:
+                    fold(block.downsample, "0", "1")
+        return super().fuse()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = F.max_pool2d(self.bn1(self.conv1(images)).relu(), 3, 2, 1)

@@ -40,15 +40,15 @@ class RawCorrelation:
     @torch.no_grad()
     def of(cls, layers: list[Tensor], stride: int, dtype: torch.dtype = torch.float32) -> RawCorrelation:
         """From layers of features (2B, C, h, w), queries before supports, products in ``dtype``; the backbone is frozen."""
-        f = [layer.flatten(2).to(dtype) for layer in layers]
-        pairs, positions = len(f[0]) // 2, f[0].shape[2]
+        f = [layer.flatten(2).transpose(1, 2).to(dtype).contiguous() for layer in layers]  # (2B, N, C)
+        pairs, positions = len(f[0]) // 2, f[0].shape[1]
         out = f[0].new_empty(2 * pairs, positions, len(f), positions)
         for i in range(pairs):
             for k, layer in enumerate(f):
                 product = multiply(layer[i], layer[i + pairs])
                 torch.clamp_min(product, 0, out=out[i, :, k])
                 torch.clamp_min(product.t(), 0, out=out[i + pairs, :, k])
-        norm = torch.stack([layer.norm(dim=1).flatten(1) for layer in layers], 1)
+        norm = torch.stack([layer.square().sum(1).sqrt().flatten(1) for layer in layers], 1)
         size = (layers[0].shape[-2], layers[0].shape[-1])
         return cls(out, thin(out, size, stride), norm, size, stride)
 
@@ -111,10 +111,11 @@ def thin(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """(C, N) and (C, M) -> their products (N, M)."""
+    """(N, C) and (M, C) -> their products (N, M)."""
     if a.is_cuda:
-        return a.t() @ b
-    return F.conv2d(b[:, None], a.t()[..., None, None])[:, 0]  # on processors faster than a matrix product
+        return a @ b.t()
+    # On processors faster than a matrix product: a 1x1 convolution of a channels-last image of one row.
+    return F.conv2d(a[None, None].permute(0, 3, 1, 2), b[:, :, None, None])[0, :, 0].t()
 
 
 def swap(x: Tensor) -> Tensor:

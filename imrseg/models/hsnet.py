@@ -93,6 +93,15 @@ class HSNetNeck(nn.Module):
         )
         self.guide = guide
 
+    def lower(self, precision: torch.dtype) -> None:
+        """Keep correlations and convolve in ``precision``; norms and gains stay float32.
+
+        Not exact: logits move by about 1 % of the largest in bfloat16.
+        """
+        for module in (*self.squeeze.modules(), *self.mix.modules()):
+            if isinstance(module, nn.Conv2d):
+                module.to(precision)
+
     def prepare(self, query: list[Tensor], support: list[Tensor]) -> HSNetPair:
         """Features of a pair, finest layer first, as ``hsnet_backbone`` gives them."""
         layers = [torch.cat(pair) for pair in zip(query, support, strict=True)]
@@ -101,7 +110,7 @@ class HSNetNeck(nn.Module):
             levels.append(layers[end - depth : end])
             end -= depth
         finest = levels[-1][0].shape[-2:]
-        guide = resize_aligned(self.guide(torch.stack(levels[1]).sum(0)), (finest[0], finest[1]))
+        guide = resize_aligned(self.guide(sum(levels[1])), (finest[0], finest[1]))
         firsts = [squeeze[0] for squeeze in self.squeeze]
         correlations = [
             RawCorrelation.of(level, conv.stride, conv.conv1.weight.dtype)
@@ -232,15 +241,9 @@ class IMRHSNet(nn.Module):
         start = (SIDE // STRIDE, SIDE // STRIDE) if authors_compatible else None
         self.refiner = Refiner(neck, CELLS[cell](start), HSNetHead(residual), resize_aligned)
 
-    def bfloat16(self) -> IMRHSNet:
-        """Compute correlations, neck and cell in bfloat16, where the processor or GPU can; returns itself.
-
-        That is not exact: logits move by about 1 % of the largest. What would move them by more stays
-        float32: the backbone, what the cell is told of its features, norms, gains, the head, soft-maxes.
-        """
-        for module in (*self.refiner.neck.squeeze.modules(), *self.refiner.neck.mix.modules()):
-            if isinstance(module, nn.Conv2d):
-                module.to(torch.bfloat16)
+    def fuse(self) -> IMRHSNet:
+        """Prepare loaded weights for inference (``BlockBackbone.fuse``); returns itself."""
+        self.backbone.fuse()
         return self
 
     def prepare(self, query: Tensor, support: Tensor) -> Prepared:

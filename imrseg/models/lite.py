@@ -1,11 +1,10 @@
-"""The ``lite`` network: masks carried along feature correlations.
+"""The ``lite`` network: PFENet's feature enrichment, guided by masks that are carried along feature correlations.
 
-HSNet learns from all correlations by 4D convolutions. Here each position's correlations with the
-object and the background of the other image, and of its own, are summed up by three statistics: the
-attention-weighted mask (DCAMA, Shi et al., ECCV 2022), the mean and the maximum. The correlations
-do not depend on the masks: they are made once per pair, and a refinement step costs a few small
-products and 2D convolutions. What the network sees is mostly how alike things are, and hardly what
-they are, which is what carries over to classes it has never met.
+PFENet tells the object by a prototype, the mean of its features, and by a prior, the highest correlation of
+each position. Here the prior says more: each position's correlations with the object and the background of
+the other image, and of its own, are summed up by three statistics: the attention-weighted mask (DCAMA, Shi et
+al., ECCV 2022), the mean and the maximum. The correlations do not depend on the masks: they are made once per
+pair, and a refinement step costs a few small products and 2D convolutions.
 """
 
 from __future__ import annotations
@@ -25,15 +24,16 @@ from imrseg.models.hsnet import MASKINGS, check_name, resize_aligned
 from imrseg.models.imr import ConvCell, IMRCell, NoCell
 from imrseg.models.layers import MeasuredNorms, conv_block, resize
 from imrseg.models.lite_hsnet import LiteHSNetHead, LiteHSNetNeck
-from imrseg.models.pfenet import LitePFENetNeck, PFENetHead
+from imrseg.models.pfenet import PFENetHead, PFENetNeck
 from imrseg.models.refiner import Refiner
 
 Features = dict[str, Tensor]
 
-COARSE = ("s32a", "s32b", "s32c")
-MIDDLE = ("s16a", "s16b", "s16c", "s16d")
+FINE, MIDDLE, HIGH = "s8", "s16d", "s32c"  # the backbone's last layers of three strides
 CELLS = ("group", "conv", "none")
 MAPS = 10  # per correlated layer: five statistics across the images, five within
+PRIORS = 16  # channels that they become
+DROPOUT = 0.5  # of the enriched features, PFENet's: the network shall not know the classes that it is trained on
 
 
 @dataclass(frozen=True)
@@ -88,46 +88,39 @@ class Highest(torch.autograd.Function):
         return None, out.unsqueeze(-2)
 
 
-@dataclass(frozen=True)
-class LitePair:
-    """What the neck prepares once per pair (see ``refiner.Pair``); ``detail``: stride-4 features."""
+class LitePFENetNeck(PFENetNeck):
+    """PFENet's neck on EfficientNet-Lite0, whose last layers of strides 8 and 16 are "middle", that of 32 is "high"."""
 
-    correlations: dict[str, Correlation]
-    guide: Tensor
-    detail: Tensor
-
-    @property
-    def mask_size(self) -> tuple[int, int]:
-        return (self.detail.shape[-2], self.detail.shape[-1])
-
-
-class LiteNeck(nn.Module):
-    """Features of a pair of images -> ``C`` (2B, channels, H/8, W/8)."""
-
-    def __init__(self, channels: int, guide: int) -> None:
-        super().__init__()
-        self.norms = MeasuredNorms({k: EFFICIENTNET_LITE0[k] for k in (*COARSE, *MIDDLE, "s8")})
-        self.sharpness = nn.ParameterDict({k: nn.Parameter(torch.full((2, 1, 1), 3.0)) for k in COARSE + MIDDLE})
-        self.guide = nn.Conv2d(EFFICIENTNET_LITE0["s8"], guide, 1)
-        self.squeeze32 = nn.Sequential(conv_block(MAPS * len(COARSE), channels), conv_block(channels, channels))
-        self.squeeze16 = nn.Sequential(
-            conv_block(MAPS * len(MIDDLE) + channels, channels), conv_block(channels, channels)
-        )
-        self.squeeze8 = conv_block(channels, channels)
+    def __init__(self, channels: int, priors: int = 1) -> None:
+        super().__init__(EFFICIENTNET_LITE0[FINE] + EFFICIENTNET_LITE0[MIDDLE], channels, DROPOUT, resize, priors)
+        # These layers end without a ReLU and differ in scale.
+        self.norms = MeasuredNorms({name: EFFICIENTNET_LITE0[name] for name in (FINE, MIDDLE, HIGH)})
 
     def measure(self, batches: Iterable[Features]) -> None:
         """Take the features' mean and variance per channel from ``batches``."""
         self.norms.measure(batches)
 
-    def prepare(self, query: Features, support: Features) -> LitePair:
-        both = {k: torch.cat([query[k], support[k]]) for k in (*COARSE, *MIDDLE, "s8", "s4")}
-        correlations = {k: self._correlate(k, both[k]) for k in COARSE + MIDDLE}
-        return LitePair(correlations, self.guide(self.norms["s8"](both["s8"])), both["s4"])
+    def layers(self, features: Features) -> Features:
+        fine, middle, high = (norm(features[name].float()) for name, norm in self.norms.items())
+        wide = resize(middle, (fine.shape[-2], fine.shape[-1]))
+        return {"middle": torch.cat([fine, wide], 1), "high": high, MIDDLE: middle}
+
+
+class LiteNeck(LitePFENetNeck):
+    """The same with ``Correlation``'s statistics of two layers as the prior."""
+
+    CORRELATED = ("high", MIDDLE)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, PRIORS)
+        self.sharpness = nn.ParameterDict({name: nn.Parameter(torch.full((2, 1, 1), 3.0)) for name in self.CORRELATED})
+        self.weigh = conv_block(MAPS * len(self.CORRELATED), PRIORS)
+
+    def compare(self, layers: Features) -> dict[str, Correlation]:
+        return {name: self._correlate(name, layers[name]) for name in self.CORRELATED}
 
     def _correlate(self, layer: str, features: Tensor) -> Correlation:
-        f = F.normalize(self.norms[layer](features.float()), dim=1)
-        size = (f.shape[-2], f.shape[-1])
-        f = f.flatten(2)
+        f, size = F.normalize(features, dim=1).flatten(2), (features.shape[-2], features.shape[-1])
         query, support = f.chunk(2)
         across = query.transpose(1, 2) @ support  # one product serves both directions
         across = torch.cat([across, across.transpose(1, 2)])
@@ -135,28 +128,9 @@ class LiteNeck(nn.Module):
         attention = (self.sharpness[layer].exp() * cosine).softmax(-1).to(cosine.dtype)
         return Correlation(cosine, cosine.relu(), attention, size)
 
-    def forward(self, pair: LitePair, masks: Tensor) -> tuple[Tensor, LitePair]:
-        maps = {k: c.describe(masks, swap(masks)) for k, c in pair.correlations.items()}
-        x = self.squeeze32(torch.cat([maps[k] for k in COARSE], 1))
-        x = resize(x, pair.correlations["s16a"].size)
-        x = self.squeeze16(torch.cat([x, *(maps[k] for k in MIDDLE)], 1))
-        return self.squeeze8(resize(x, (pair.guide.shape[-2], pair.guide.shape[-1]))), pair
-
-
-class LiteHead(nn.Module):
-    """Equations 5 and 6: ``Head_0`` at stride 4, then the mix with the mask of the step before."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.decode8 = conv_block(channels, 32)
-        self.detail = nn.Sequential(nn.Conv2d(EFFICIENTNET_LITE0["s4"], 16, 1), nn.ReLU())
-        self.decode4 = nn.Sequential(conv_block(32 + 16, 24), nn.Conv2d(24, 2, 1))
-        self.mix = nn.Sequential(nn.Conv2d(3, 10, 1), nn.GELU(), nn.Conv2d(10, 2, 1))
-
-    def forward(self, x: Tensor, pair: LitePair, own: Tensor) -> Tensor:
-        x = resize(self.decode8(x), pair.mask_size)
-        x = self.decode4(torch.cat([x, self.detail(pair.detail)], 1))
-        return self.mix(torch.cat([x, own], 1))
+    def prior(self, compared: dict[str, Correlation], masks: Tensor) -> Tensor:
+        maps = [resize(c.describe(masks, swap(masks)), compared[MIDDLE].size) for c in compared.values()]
+        return self.weigh(torch.cat(maps, 1))
 
 
 NECKS = ("lite", "hsnet", "pfenet")
@@ -164,7 +138,6 @@ NECKS = ("lite", "hsnet", "pfenet")
 
 def lite_refiner(
     channels: int = 48,
-    guide: int = 32,
     neck: str = "lite",
     cell: str = "group",
     masking: str = "correlations",
@@ -173,8 +146,8 @@ def lite_refiner(
     """A network on ``EfficientNetLite`` features at 320 x 320, untrained; by default ``lite`` itself.
 
     Args:
-        channels: of ``C`` and of the hidden state. guide: of the image features that the cell sees.
-        neck: "lite"; "hsnet" or "pfenet", with their heads, to compare with.
+        channels: of ``C`` and of the hidden state.
+        neck: "lite"; "hsnet" or "pfenet", to compare with.
         cell: "group", "conv" or "none" (supplement 2.3).
         masking: of neck "hsnet": "correlations" or "features" (``hsnet.IMRHSNet``). The others mask correlations.
         residual: equation 6. Without it, neck "hsnet" and cell "none" are HSNet itself, which knows
@@ -190,13 +163,13 @@ def lite_refiner(
         raise InputError(f"Masked features and heads without equation 6 are for the neck “hsnet”, not “{neck}”.")
     body: nn.Module
     head: nn.Module
-    if neck == "lite":
-        body, head, how = LiteNeck(channels, guide), LiteHead(channels), resize
-    elif neck == "hsnet":
+    if neck == "hsnet":
+        guide = 32  # channels
         body, head, how = LiteHSNetNeck(channels, guide, masking), LiteHSNetHead(channels, residual), resize_aligned
     else:
-        body, head, how = LitePFENetNeck(channels), PFENetHead(channels, 0.0, resize), resize
         guide = channels
+        body = LiteNeck(channels) if neck == "lite" else LitePFENetNeck(channels)
+        head, how = PFENetHead(channels, 0.0, resize), resize
     inputs = 1 + channels + guide
     if cell == "group":
         memory: nn.Module = IMRCell(inputs, channels, squeeze=64)
@@ -204,6 +177,6 @@ def lite_refiner(
         memory = ConvCell(inputs, channels)
     else:
         memory = NoCell()
-        if neck != "pfenet":  # which needs its guide for more than the cell
-            body.guide = nn.Identity()
+        if neck == "hsnet":
+            body.guide = nn.Identity()  # the others need theirs for more than the cell
     return Refiner(body, memory, head, how)

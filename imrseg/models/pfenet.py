@@ -21,8 +21,8 @@ convolutions the head, its hyperparameters stay. What it leaves open, and what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +31,8 @@ from torch import Tensor, nn
 from imrseg.errors import InputError
 from imrseg.models.backbones import BlockBackbone, hsnet_backbone
 from imrseg.models.correlation import swap
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.hsnet import check_name, resize_aligned
 from imrseg.models.imr import IMRCell, partly
-from imrseg.models.layers import MeasuredNorms, resize
 from imrseg.models.refiner import Refiner, RefinerState, Resize
 
 BACKBONES = ("resnet50", "resnet101")
@@ -103,12 +101,15 @@ class FEM(nn.Module):
     At each scale the picture's features meet the other's prototype and the prior (inter-source
     enrichment) and what the finer scale found (inter-scale interaction); all scales together make the
     enriched feature (information concentration).
+
+    Args:
+        priors: maps of the prior, one in PFENet.
     """
 
-    def __init__(self, channels: int, resize: Resize) -> None:
+    def __init__(self, channels: int, resize: Resize, priors: int = 1) -> None:
         super().__init__()
         self.channels, self.resize = channels, resize
-        self.merge = nn.ModuleList(conv(2 * channels + 1, channels, 1) for _ in SCALES)
+        self.merge = nn.ModuleList(conv(2 * channels + priors, channels, 1) for _ in SCALES)
         self.inherit = nn.ModuleList(conv(2 * channels, channels, 1) for _ in SCALES[1:])
         self.interact = nn.ModuleList(
             nn.Sequential(conv(channels, channels, 3), nn.ReLU(), conv(channels, channels, 3), nn.ReLU())
@@ -129,7 +130,7 @@ class FEM(nn.Module):
         """The enriched feature (2B, C, h, w).
 
         Args:
-            prepared: see ``prepare``. prototype: (2B, C, 1, 1). prior: (2B, 1, h, w).
+            prepared: see ``prepare``. prototype: (2B, C, 1, 1). prior: (2B, priors, h, w).
         """
         c, whole = self.channels, (prepared[0].shape[-2], prepared[0].shape[-1])
         merges: list[nn.Conv2d] = list(self.merge)
@@ -151,13 +152,13 @@ class PFENetPair:
 
     Attributes:
         guide: either picture's features as the own one, (2B, C, h, w). others: as the other one.
-        merged: the FEM's part. prior: the prior generation.
+        merged: the FEM's part. compared: the prior generation's.
     """
 
     guide: Tensor
     others: Tensor
     merged: list[Tensor]
-    prior: Prior
+    compared: Any
 
     @property
     def mask_size(self) -> tuple[int, int]:
@@ -177,9 +178,10 @@ class PFENetNeck(nn.Module):
         channels: of what they are reduced to.
         dropout: of the reduced channels, in training.
         resize: how masks and features change size.
+        priors: maps that the prior generation gives.
     """
 
-    def __init__(self, middle: int, channels: int, dropout: float, resize: Resize) -> None:
+    def __init__(self, middle: int, channels: int, dropout: float, resize: Resize, priors: int = 1) -> None:
         super().__init__()
         self.resize = resize
         self.reduce = nn.ModuleDict(
@@ -188,23 +190,31 @@ class PFENetNeck(nn.Module):
                 for role in ("own", "other")
             }
         )
-        self.fem = FEM(channels, resize)
+        self.fem = FEM(channels, resize, priors)
 
     def layers(self, features: Features) -> Features:
-        """What the backbone gives as "middle" and "high"."""
+        """What the backbone gives as "middle", and what ``compare`` takes."""
         return features
+
+    def compare(self, layers: Features) -> Any:
+        """What the prior generation needs of ``layers`` of both pictures, queries before supports: made once."""
+        return Prior.of(layers["high"])
+
+    def prior(self, compared: Any, masks: Tensor) -> Tensor:
+        """Both pictures' priors (2B, priors, h, w)."""
+        return compared(self.resize(masks, compared.size))
 
     def prepare(self, query: Features, support: Features) -> PFENetPair:
         own, other = self.layers(query), self.layers(support)
-        middle = torch.cat([own["middle"], other["middle"]])
-        guide = self.reduce["own"](middle)
-        prior = Prior.of(torch.cat([own["high"], other["high"]]))
-        return PFENetPair(guide, self.reduce["other"](middle), self.fem.prepare(guide), prior)
+        both = {name: torch.cat([own[name], other[name]]) for name in own}
+        guide = self.reduce["own"](both["middle"])
+        others = self.reduce["other"](both["middle"])
+        return PFENetPair(guide, others, self.fem.prepare(guide), self.compare(both))
 
     def forward(self, pair: PFENetPair, masks: Tensor) -> tuple[Tensor, PFENetPair]:
         size = (pair.guide.shape[-2], pair.guide.shape[-1])
         prototype = swap(masked_mean(pair.others, self.resize(masks, size)))
-        prior = self.resize(pair.prior(self.resize(masks, pair.prior.size)), size)
+        prior = self.resize(self.prior(pair.compared, masks), size)
         return self.fem(pair.merged, prototype, prior), pair
 
 
@@ -247,6 +257,11 @@ class IMRPFENet(nn.Module):
         cell = IMRCell(1 + CHANNELS + CHANNELS, CHANNELS, squeeze=512)  # the inputs and squeeze of IMR-HSNet's
         self.refiner = Refiner(neck, cell, PFENetHead(CHANNELS, 0.1, resize_aligned), resize_aligned)
 
+    def fuse(self) -> IMRPFENet:
+        """Prepare loaded weights for inference (``BlockBackbone.fuse``); returns itself."""
+        self.backbone.fuse()
+        return self
+
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Features:
         """ImageNet-normalised pictures (B, 3, 8m + 1, 8n + 1) -> features at m + 1 by n + 1 positions.
@@ -284,24 +299,3 @@ class IMRPFENet(nn.Module):
                 f"Query and support must have the same shape, not {tuple(query.shape)} and {tuple(support.shape)}."
             )
         return self.refiner(self.features(query), self.features(support), query_mask, support_mask, steps)
-
-
-class LitePFENetNeck(PFENetNeck):
-    """The neck on EfficientNet-Lite0, whose last layers of strides 8 and 16 are "middle", that of 32 is "high"."""
-
-    MIDDLE = ("s8", "s16d")
-    HIGH = "s32c"
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(sum(EFFICIENTNET_LITE0[k] for k in self.MIDDLE), channels, 0.0, resize)
-        # These layers end without a ReLU and differ in scale.
-        self.norms = MeasuredNorms({k: EFFICIENTNET_LITE0[k] for k in (*self.MIDDLE, self.HIGH)})
-
-    def measure(self, batches: Iterable[Features]) -> None:
-        """Take the features' mean and variance per channel from ``batches``."""
-        self.norms.measure(batches)
-
-    def layers(self, features: Features) -> Features:
-        fine, coarse, high = (norm(features[name].float()) for name, norm in self.norms.items())
-        coarse = resize(coarse, (fine.shape[-2], fine.shape[-1]))
-        return {"middle": torch.cat([fine, coarse], 1), "high": high}

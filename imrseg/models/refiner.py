@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from imrseg.models.layers import resize
 
 Features = Any  # what the backbone gives and the neck takes
+Structure = TypeVar("Structure")
 Resize = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
@@ -87,11 +89,25 @@ class Refiner(nn.Module):
         super().__init__()
         self.neck, self.cell, self.head = neck, cell, head
         self.resize = resize
+        self.precision = torch.float32
+
+    def lower(self, precision: torch.dtype) -> None:
+        """Refine in another precision, for inference: norms, soft-maxes and masks stay float32."""
+        if hasattr(self.neck, "lower"):
+            self.neck.lower(precision)  # knows better than autocast
+        else:
+            self.precision = precision
+
+    def _lowered(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.precision == torch.float32:
+            return nullcontext()  # whatever is set around it, as in training
+        return torch.autocast(device.type, self.precision)
 
     def prepare(self, query: Features, support: Features) -> Prepared:
         """From the features of both images; serves ``begin`` as often as there are labels."""
-        pair = self.neck.prepare(query, support)
-        return Prepared(pair, self.cell.prepare(pair.guide))
+        with self._lowered(next(self.parameters()).device):
+            pair = self.neck.prepare(query, support)
+            return Prepared(pair, self.cell.prepare(pair.guide))
 
     def begin(self, prepared: Prepared, query_mask: Tensor, support_mask: Tensor) -> RefinerState:
         """The state before the first step, from coarse masks (B, 1, h, w) in [0, 1]."""
@@ -107,11 +123,12 @@ class Refiner(nn.Module):
 
     def step(self, state: RefinerState) -> RefinerState:
         """One refinement of both images' masks by each other."""
-        correlation, pair = self.neck(state.pair, state.masks)
-        own = self.resize(state.masks, (correlation.shape[-2], correlation.shape[-1]))
-        seen = torch.cat([own.to(correlation.dtype), correlation], 1)
-        hidden = self.cell(seen, state.hidden, state.constant)
-        logits = self.head(correlation + hidden, pair, state.masks).float()
+        with self._lowered(state.masks.device):
+            correlation, pair = self.neck(state.pair, state.masks)
+            own = self.resize(state.masks, (correlation.shape[-2], correlation.shape[-1]))
+            seen = torch.cat([own.to(correlation.dtype), correlation], 1)
+            hidden = self.cell(seen, state.hidden, state.constant)
+            logits = self.head(correlation + hidden, pair, state.masks).float()
         return RefinerState(pair, state.constant, logits.softmax(1)[:, 1:], hidden, logits)
 
     def forward(
@@ -123,3 +140,30 @@ class Refiner(nn.Module):
             state = self.step(state)
             states.append(state)
         return states
+
+
+def tensors(of: Any) -> Iterator[Tensor]:
+    """All tensors within lists, tuples, dicts and dataclasses."""
+    if isinstance(of, Tensor):
+        yield of
+    elif isinstance(of, dict):
+        yield from tensors(list(of.values()))
+    elif isinstance(of, (list, tuple)):
+        for part in of:
+            yield from tensors(part)
+    elif is_dataclass(of):
+        yield from tensors(list(vars(of).values()))
+
+
+def mapped(of: Structure, change: Callable[[Tensor], Tensor]) -> Structure:
+    """The same structure with each of its ``tensors`` changed."""
+    out: Any = of
+    if isinstance(of, Tensor):
+        out = change(of)
+    elif isinstance(of, dict):
+        out = {name: mapped(part, change) for name, part in of.items()}
+    elif isinstance(of, (list, tuple)):
+        out = type(of)(mapped(part, change) for part in of)
+    elif is_dataclass(of) and not isinstance(of, type):
+        out = replace(of, **{f.name: mapped(getattr(of, f.name), change) for f in fields(of)})
+    return out

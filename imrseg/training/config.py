@@ -29,7 +29,7 @@ class Config:
         network: "lite" (features of EfficientNet-Lite, made once and kept on disk), "imr-hsnet" or
             "imr-pfenet" (features made on the fly).
         backbone: of the latter two.
-        neck, channels, guide: of "lite" (``models.lite.lite_refiner``).
+        neck, channels: of "lite" (``models.lite.lite_refiner``).
         cell, masking, residual: as for ``models.IMRHSNet`` and ``lite_refiner``.
         side: of the pictures, in pixels.
         start: masks that the first step is given in training: "coarse", or the "true" ones (HSNet's own training).
@@ -43,6 +43,7 @@ class Config:
         clip: of the gradient's norm; 0: none.
         precision: of products and convolutions in training.
         negatives: share of episodes whose query does not show the label and must come out empty.
+        alone: share of the others whose query is its own support, as without any.
         jitter: share of coarse masks that are sharpened, blurred or disturbed.
         views: looks at each picture: the whole, and views - 1 random crops with changed colours.
         flip: share of pictures that are mirrored.
@@ -63,7 +64,6 @@ class Config:
     masking: str = "correlations"
     residual: bool = True
     channels: int = 48
-    guide: int = 32
     side: int = 320
     start: str = "coarse"
     iterations: int = 800
@@ -80,6 +80,7 @@ class Config:
     clip: float = 1.0
     precision: str = "bfloat16"
     negatives: float = 0.1
+    alone: float = 0.15
     jitter: float = 0.5
     views: int = 2
     flip: float = 0.5
@@ -110,8 +111,8 @@ def _paper(**settings: Any) -> Config:
     """Section 5.2: Adam at 2e-4, lambda and w_s at one, no augmentation; chosen on pictures kept back."""
     plain: dict[str, Any] = {
         "masking": "features", "dice": 0.0, "optimizer": "adam", "learning_rate": 2e-4, "weight_decay": 0.0,
-        "decay": "constant", "warmup": 0, "clip": 0.0, "precision": "float32", "negatives": 0.0, "jitter": 0.0,
-        "views": 1, "flip": 0.0, "held_out": 0.05, "iterations": 40_000, "batch": 20, "steps": 2,
+        "decay": "constant", "warmup": 0, "clip": 0.0, "precision": "float32", "negatives": 0.0, "alone": 0.0,
+        "jitter": 0.0, "views": 1, "flip": 0.0, "held_out": 0.05, "iterations": 40_000, "batch": 20, "steps": 2,
     }  # fmt: skip
     return Config(**plain | settings)
 

@@ -127,11 +127,12 @@ class TrainingSet:
         self._targets: dict[tuple[int, int], Tensor] = {}
 
     def draw(self, rng: np.random.Generator) -> Episode:
-        """One episode: a class, two of its pictures; sometimes a query that lacks the class."""
+        """One episode: a class, two of its pictures; sometimes a query that lacks the class, or is its own support."""
         span, members, shown = self._classes[rng.choice(len(self._classes), p=self._chances)]
         query, support = (int(i) for i in rng.choice(members, 2, replace=False))
         if rng.random() >= self.config.negatives:
-            return Episode(query, support, True)
+            alone = rng.random() < self.config.alone
+            return Episode(query, query if alone else support, True)
         lacking = [i for i in rng.choice(span, 20) if self.rows[i] not in shown]
         return Episode(int(lacking[0]), support, False) if lacking else Episode(query, support, True)
 
@@ -211,7 +212,7 @@ def make_batch(training: TrainingSet, starts: Starts, config: Config, iteration:
             Look(position, label, int(rng.integers(config.views)), bool(rng.random() < config.flip))
             for position in (episode.query, episode.support)
         )
-        looks.append((query, support))
+        looks.append((query, query if episode.query == episode.support else support))
     batch = assemble(training, starts, episodes, looks)
     for masks in (batch.query_mask, batch.support_mask):
         for i, rng in enumerate(rngs):

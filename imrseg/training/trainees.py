@@ -51,9 +51,7 @@ def new_trainee(config: Config, device: torch.device) -> Trainee:
     """
     torch.manual_seed(config.seed)
     if config.network == "lite":
-        settings = {
-            name: getattr(config, name) for name in ("channels", "guide", "neck", "cell", "masking", "residual")
-        }
+        settings = {name: getattr(config, name) for name in ("channels", "neck", "cell", "masking", "residual")}
         refiner = lite_refiner(**settings).to(memory_format=torch.channels_last).to(device)
         return Trainee(refiner, dict, refiner, settings, config.side // STRIDE, "lite.safetensors")
     net: IMRHSNet | IMRPFENet

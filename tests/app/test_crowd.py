@@ -101,8 +101,7 @@ def test_the_same_pictures_at_once_give_the_same(segmenter):
     right = {}
     for query, supports, label in jobs[:4]:
         right[query, label] = segmenter.segment(query, supports, label, 1).mask
-    segmenter._remembered.clear()
-    segmenter._prepared = ((), [])
+    segmenter.forget()
     with ThreadPoolExecutor(6) as threads:
         found = list(threads.map(lambda job: segmenter.segment(*job, 1).mask, jobs))
     for (query, _, label), mask in zip(jobs, found, strict=True):

@@ -34,6 +34,8 @@ def test_every_parameter_learns_and_pairs_do_not_mix(settings):
     states = refiner(query, support, *masks, 2)
     states[-1].logits.square().mean().backward()
     assert all(p.grad is not None for p in refiner.parameters())
+    refiner.eval()  # dropout draws for all pairs together
+    states = refiner(query, support, *masks, 2)
     cells = {"group": IMRCell, "conv": ConvCell, "none": NoCell}
     assert isinstance(refiner.cell, cells[settings.get("cell", "group")])
     alone = refiner({k: t[:1] for k, t in query.items()}, {k: t[:1] for k, t in support.items()},

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from imrseg.errors import InputError
 from imrseg.models.efficientnet import EFFICIENTNET_LITE0
 from imrseg.models.hsnet import resize_aligned
-from imrseg.models.lite import lite_refiner
+from imrseg.models.lite import LitePFENetNeck, lite_refiner
 from imrseg.models.pfenet import (
     FEM,
     SCALES,
     IMRPFENet,
-    LitePFENetNeck,
     PFENetNeck,
     Prior,
     masked_mean,

@@ -86,6 +86,21 @@ def test_batches_depend_on_seed_and_number_alone(pictures):
     assert one.target.shape == (12, 2, 16, 16)
 
 
+def test_some_queries_are_their_own_support(pictures):
+    training = plain_set(pictures, alone=0.5)
+    rng = np.random.default_rng(0)
+    drawn = [training.draw(rng) for _ in range(200)]
+    alone = [e for e in drawn if e.query == e.support]
+    assert 70 < len(alone) < 130
+    assert all(e.present for e in alone)
+    training = plain_set(pictures, alone=1.0, views=2, flip=0.5)
+    config = replace(PLAIN, alone=1.0, views=2, flip=0.5)
+    batch = make_batch(training, TrueMasks(training), config, 0)
+    assert torch.equal(batch.query["picture"], batch.support["picture"])  # seen alike, too
+    assert torch.equal(batch.target[: config.batch], batch.target[config.batch :])
+    assert not any(e.query == e.support for e in map(plain_set(pictures, alone=0.0).draw, [rng] * 50))
+
+
 def test_pictures_kept_back_are_not_trained_on(pictures):
     training = plain_set(pictures, held_out=0.6, seed=1)
     back = {training.rows[i] for e in training.held_out() for i in (e.query, e.support)}

@@ -26,6 +26,9 @@ def job(pictures: Path, cache: Path) -> dict:
     """Gradients of one iteration, and scores of seven episodes, with as many processes as there are."""
     training = TrainingSet(*gather("folder", pictures, None, "all", []), CONFIG, CONFIG.side, cache)
     trainee = new_trainee(CONFIG, torch.device("cpu"))
+    for module in trainee.refiner.modules():
+        if isinstance(module, torch.nn.Dropout2d):
+            module.p = 0.0  # which each process draws for itself
     model = Forward(trainee, CONFIG, torch.device("cpu"))
     model.train()
     wrapped = DistributedDataParallel(model) if dist.is_initialized() else model
