@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                    help="in place of the config's, such as cell=conv steps=2")  # fmt: skip
     c.add_argument("--iterations", type=whole(1, 10**9), help="in place of the config's")
-    c.add_argument("--seed", type=whole(0, 2**64 - 1), default=0)
+    c.add_argument("--seed", type=whole(0, 2**64 - 1), help="of everything that is drawn, 0 by default")
     c.add_argument("--resume", action="store_true", help="go on from the last state in --out")
     c.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default OUT/features)")
     c.add_argument("--tensorboard", action="store_true", help="write OUT/tensorboard, too")
@@ -337,7 +337,8 @@ def train(args: argparse.Namespace) -> None:
     from imrseg.data.benchmarks import classes
     from imrseg.segmenter import pick_device
 
-    fixed = {"seed": args.seed} | ({} if args.iterations is None else {"iterations": args.iterations})
+    given = {"seed": args.seed, "iterations": args.iterations}
+    fixed = {name: value for name, value in given.items() if value is not None}  # else what --set says
     config = training.get_config(args.config, args.set, **fixed)
     with distributed.joined(pick_device(args.device)) as device:
         sources, pictures = training.gather(args.benchmark, args.data, args.splits, args.fold, args.extra)

@@ -289,12 +289,12 @@ def things(save, tmp_path, cat) -> Path:
 def test_train_evaluate_and_tables_in_a_row(main, things, tmp_path):
     out = tmp_path / "run"
     status, said, err = main("train", "--benchmark", "folder", "--data", things, "--config", "lite", "--set", "batch=1",
-                             "cell=none", "--set", "views=1", "negatives=0", "--iterations", 1, "--out", out,
+                             "cell=none", "--set", "views=1", "negatives=0", "seed=7", "--iterations", 1, "--out", out,
                              "--device", "cpu")  # fmt: skip
     assert (status, said.strip()) == (0, str(out / "lite.safetensors"))
     assert "1/1" in err  # the progress bar
     header = weights.header(out / "lite.safetensors")
-    assert (header["config"]["cell"], header["config"]["iterations"]) == ("none", 1)
+    assert [header["config"][name] for name in ("cell", "iterations", "seed")] == ["none", 1, 7]
     scores = tmp_path / "results" / "scores.json"
     status, _, _ = main("evaluate", "--benchmark", "folder", "--data", things, "--episodes", 2, "--steps", 1, "--eval-side",
                         64, "--json", scores)  # fmt: skip

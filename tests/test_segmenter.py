@@ -1,3 +1,4 @@
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from imrseg import ClipSettings, InputError, Segmenter, Step
+from imrseg.export import describe
 from imrseg.postprocess import aggregate
 from imrseg.run import MAX_LABEL, MAX_SUPPORTS
 from imrseg.segmenter import MAX_STEPS, pick_device, size_of
@@ -267,3 +269,36 @@ def test_the_gpu_agrees_with_the_cpu(segmenter, cat, cup):
     on_cpu = segmenter.segment(cat, [cup], "cat", steps=3)
     for a, b in zip(on_gpu.steps, on_cpu.steps, strict=True):
         np.testing.assert_allclose(a.query_soft, b.query_soft, atol=0.02)
+
+
+def test_lower_precision_stays_near_and_is_told(segmenter, cat, cup, tmp_path):
+    near = Segmenter.from_preset("lite", "cpu", precision="bfloat16")
+    exact, low = segmenter.segment(cat, [cup], "cat"), near.segment(cat, [cup], "cat")
+    assert low.steps[0].query_mask.tolist() == exact.steps[0].query_mask.tolist()  # stage 1 stays as it is
+    difference = np.abs(low.steps[-1].query_mask - exact.steps[-1].query_mask)
+    assert 0 < difference.max() < 0.2
+    assert (low.mask != exact.mask).mean() < 0.005
+    assert (describe(near)["precision"], describe(segmenter)["precision"]) == ("bfloat16", "float32")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": "float16"}, "float32, bfloat16"),
+        ({"precision": "half"}, "“half”"),
+        ({"launch": "graphs"}, "graphs on CUDA"),
+        ({"launch": "fast"}, "“fast”"),
+    ],
+    ids=str,
+)
+def test_precisions_and_launches_that_are_not_there(options, said):
+    with pytest.raises(InputError, match=said):
+        Segmenter.from_preset("lite", "cpu", **options)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_give_the_same(segmenter, cat, cup):
+    compiled = Segmenter.from_preset("lite", "cpu", launch="compile")
+    expected, found = segmenter.segment(cat, [cup], "cat"), compiled.segment(cat, [cup], "cat")
+    np.testing.assert_allclose(found.steps[-1].query_mask, expected.steps[-1].query_mask, atol=1e-3)
