@@ -36,8 +36,11 @@ class Encoder:
 
     def __call__(self, pictures: Sequence[Picture]) -> Features:
         look = to_centre if self.centre else to_square
+        batch = torch.stack([look(p, self.side) for p in pictures])
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # else the copy waits for the device
         with torch.inference_mode():
-            return self.encode(torch.stack([look(p, self.side) for p in pictures]).to(self.device))
+            return self.encode(batch.to(self.device, non_blocking=True))
 
 
 def normalise(images: Tensor, statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
