@@ -73,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--splits", type=Path, required=True)
+    parser.add_argument("--extra", nargs="*", default=[], metavar="folder:DIR", help="a further data set")
     parser.add_argument("--cache", type=Path, help="where features are kept")
     parser.add_argument("--config", default="lite", help="one of lite's")
     parser.add_argument("--device", default="auto")
@@ -85,7 +86,7 @@ def main() -> None:
     config = get_config(args.config, iterations=args.iterations + 2)
     with tempfile.TemporaryDirectory() as folder:
         cache = args.cache or Path(folder)
-        sources, pictures = gather("pascal", args.data, args.splits, "1", [])
+        sources, pictures = gather("pascal", args.data, args.splits, "1", args.extra)
         training = TrainingSet(sources, pictures, config, config.side, cache)
         coarse = CoarseMasks(training)
         exact = replace(config, precision="float32")
