@@ -146,13 +146,13 @@ def _open(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
         with _open_file(Path(source)) as file:
             if side != WORKING_SIDE or os.fstat(file.fileno()).st_size > REMEMBERED:
                 return _decode(file, name, side)
-            content = file.read()
-        key = hashlib.blake2b(content).digest(), name
-        known = remembered.get(key)
-        if known is None:
-            known = _decode(io.BytesIO(content), name, side)
-            remembered.put(key, known)
-        return known
+            key = hashlib.blake2b(file.read()).digest(), name
+            known = remembered.get(key)
+            if known is None:
+                file.seek(0)
+                known = _decode(file, name, side)
+                remembered.put(key, known)
+            return known
     except UnidentifiedImageError:
         raise InputError(f"“{name}” is not a picture that can be read. Accepted: {ACCEPTED}.") from None
     except Image.DecompressionBombError:

@@ -206,6 +206,7 @@ def test_every_option_in_the_command():
         preset=get_preset("imr-hsnet-resnet50@pascal-2"),
         masker=SimpleNamespace(name="clip:ViT-B-16/openai", settings=clip),
         network=SimpleNamespace(file=Path("/home/me/mine.safetensors")),
+        precision="bfloat16",
     )
     options = Options("mean", ["dog", "-rug"], "ensemble", "guided", "every")
     found = made("cat", np.zeros((4, 4)), supports=[Path("s.png"), Path("t.png")], options=options, threshold=0.3)
@@ -214,13 +215,14 @@ def test_every_option_in_the_command():
         "aggregate": "mean", "distractors": ["dog", "-rug"], "prompts": "ensemble", "edges": "guided", "edges_on": "every",
     }  # fmt: skip
     assert (args.preset, args.coarse, args.threshold) == (segmenter.preset.name, "clip:ViT-B-16/openai", 0.3)
-    assert args.checkpoint == Path("mine.safetensors")
+    assert (args.checkpoint, args.precision) == (Path("mine.safetensors"), "bfloat16")
     assert (args.clip_method, args.clip_contrast, args.clip_side) == ("similarity", "cosine", 448)
     assert args.support == [Path("s.png"), Path("t.png")]
     usual = SimpleNamespace(
         preset=segmenter.preset,
         masker=SimpleNamespace(name="clip:RN50", settings=ClipSettings()),
         network=SimpleNamespace(file=Path(segmenter.preset.checkpoint)),
+        precision="float32",
     )
     step = replace(found.steps[0], how="vote")
     line = bundle.command([made("cat", np.zeros((4, 4)), steps=[step] * 3)], usual)

@@ -108,10 +108,13 @@ def test_options_of_the_run_and_of_clip_reach_the_segmenter(segmenter, monkeypat
     given = []
     monkeypatch.setattr(Segmenter, "from_preset", lambda *args: given.append(args) or segmenter)
     words = "--coarse clip:RN101 --clip-side 448 --clip-method similarity --not grass --not sky --prompts ensemble"
-    words += " --edges grabcut --edges-on every --steps 1 --preset lite --device cpu"
+    words += (
+        " --edges grabcut --edges-on every --steps 1 --preset lite --device cpu --precision bfloat16 --launch compile"
+    )
     where = ["--query", str(files["query"]), "--label", "cat", "--out", str(tmp_path / "out")]
     assert cli.main(["segment", *where, *words.split()]) == 0
-    assert given == [("lite", "cpu", None, "clip:RN101", ClipSettings(side=448, method="similarity"))]
+    clip = ClipSettings(side=448, method="similarity")
+    assert given == [("lite", "cpu", None, "clip:RN101", clip, "bfloat16", "compile")]
     record = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
     expected = {"distractors": ["grass", "sky"], "prompts": "ensemble", "edges": "grabcut", "edges_on": "every"}
     assert {key: record[key] for key in expected} == expected
@@ -126,7 +129,7 @@ def test_authors_preprocessing(segmenter, monkeypatch, tmp_path, save, cat, cup)
     words = ["--benchmark", "folder", "--data", str(tmp_path / "data"), "--json", str(tmp_path / "r.json")]
     options = ["--episodes", "1", "--coarse", "clip", "--authors-preprocessing"]
     assert cli.main(["evaluate", *words, *options]) == 0
-    assert given[0][-1] == ClipSettings(centre=True, vocabulary=("cat",))
+    assert given[0][4] == ClipSettings(centre=True, vocabulary=("cat",))
 
 
 @pytest.mark.parametrize(
