@@ -37,7 +37,7 @@ MAX_BYTES = 500_000_000  # of a file: more than 100 megapixels of four bytes eac
 MAX_PIXELS = 100_000_000  # of a picture, checked before decoding
 MAX_SIDE = 100_000  # pixels: what the exports can hold
 MAX_PROFILE = 8 * 2**20  # bytes of a colour profile
-REMEMBERED = 64 * 2**20  # bytes of pictures that are kept, and of the largest file that is looked up among them
+REMEMBERED = 32 * 2**20  # bytes of pictures that are kept, and of the largest file that is looked up among them
 WORKING_SIDE = 1280  # longer side of the pixels that are kept: enough for networks and the screen
 ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000 or AVIF"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")  # Pillow's others may run programs
@@ -100,8 +100,11 @@ remembered = Remembered(REMEMBERED)
 
 def open_pictures(sources: Sequence[ImageSource]) -> list[Picture]:
     """``open_picture`` for several, side by side: decoders let other threads run meanwhile."""
-    with _quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_open, sources))
+    with _quiet():
+        if sum(not isinstance(source, Picture) for source in sources) < 2:
+            return [_open(source) for source in sources]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(_open, sources))
 
 
 def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
