@@ -11,7 +11,6 @@ needs nothing else.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from statistics import median
@@ -20,7 +19,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from measure import in_turns, machine
+from measure import in_turns, machine, write
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
@@ -89,11 +88,7 @@ def main() -> None:
         "another_label_seconds": median(times[2]),
         "another_label_ratio": median(a / b for a, b in zip(times[0], times[2], strict=True)),
     }
-    text_out = json.dumps(result, indent=1)
-    print(text_out)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text_out + "\n")
+    write(result, args.json)
 
 
 if __name__ == "__main__":

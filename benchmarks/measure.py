@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
@@ -25,6 +26,15 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
         "torch": torch.__version__,
     }
+
+
+def write(result: dict[str, Any], path: Path | None) -> None:
+    """Print a result as JSON, and keep it in a file where one is named."""
+    text = json.dumps(result, indent=1)
+    print(text)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:

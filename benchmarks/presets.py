@@ -22,7 +22,7 @@ from typing import Any
 
 import cv2
 import torch
-from measure import machine, peak_memory, seconds, spread
+from measure import machine, peak_memory, seconds, spread, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -179,13 +179,7 @@ def main() -> None:
                 "growth": growth(job, Path(folder), max(1, args.runs // 3)),
                 **memory(args, preset),
             }
-    text = json.dumps(
-        {**machine(segmenter.device), "precision": args.precision, "runs": args.runs, "presets": found}, indent=1
-    )
-    print(text)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+    write({**machine(segmenter.device), "precision": args.precision, "runs": args.runs, "presets": found}, args.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from measure import machine, seconds
+from measure import machine, seconds, write
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -112,11 +111,7 @@ def main() -> None:
         "plain_share_loading": loops[0].waited / sum(times[0]),
         "train_share_waiting": loops[1].waited / sum(times[1]),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
+    write(result, args.json)
 
 
 if __name__ == "__main__":
