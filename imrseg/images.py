@@ -99,7 +99,11 @@ remembered = Remembered(REMEMBERED)
 
 
 def open_pictures(sources: Sequence[ImageSource]) -> list[Picture]:
-    """``open_picture`` for several, side by side: decoders let other threads run meanwhile."""
+    """``open_picture`` for several, side by side: decoders let other threads run meanwhile.
+
+    Raises:
+        InputError: as ``open_picture`` does, for the first that cannot be used.
+    """
     with _quiet():
         if sum(not isinstance(source, Picture) for source in sources) < 2:
             return [_open(source) for source in sources]
@@ -110,8 +114,9 @@ def open_pictures(sources: Sequence[ImageSource]) -> list[Picture]:
 def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
     """Read a picture from a path, a PIL image or an array (H, W), (H, W, 3) or (H, W, 4) of any real numbers.
 
-    The same file's pixels at the usual size are remembered for a while. EXIF orientation is applied; colours become sRGB, 8 bits each; transparency is laid on white; of an
+    EXIF orientation is applied; colours become sRGB, 8 bits each; transparency is laid on white; of an
     animation the first frame is taken. ``docs/inputs.md`` says what becomes of each kind of file and array.
+    Pictures of files at the usual ``side`` are remembered for a while.
 
     Args:
         source: the picture; a ``Picture`` comes back as it is.
