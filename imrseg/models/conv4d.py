@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imrseg.models.correlation import PART, Volume, times
+from imrseg.models.correlation import PART, Volume, plus, times
 
 
 class CenterPivotConv4d(nn.Module):
@@ -36,14 +36,14 @@ class CenterPivotConv4d(nn.Module):
     def forward(self, x: Tensor | Volume) -> Tensor:
         """(B, ha, wa, hb, wb, C) -> (B, ha, wa, ceil(hb / stride), ceil(wb / stride), C')."""
         if not isinstance(x, Volume):
-            return self._over_own(x[..., :: self.stride, :: self.stride, :]) + self._over_other(x)
+            return plus(self._over_own(x[..., :: self.stride, :: self.stride, :]), self._over_other(x))
         out = self._over_own(x.kept())
         if torch.is_grad_enabled():
             parts = [self.conv2(part).permute(0, 2, 3, 1) for part in x.parts()]
             return out + torch.cat(parts).view_as(out)
         rows, start = out.flatten(0, 2), 0
         for part in x.parts():
-            rows[start : start + len(part)] += self.conv2(part).permute(0, 2, 3, 1).contiguous()
+            rows[start : start + len(part)] += self.conv2(part).permute(0, 2, 3, 1)
             start += len(part)
         return out
 
@@ -111,5 +111,4 @@ class GroupNorm4d(nn.GroupNorm):
             each.to(x.dtype).repeat(1, rows.shape[2] // self.num_channels).unsqueeze(1)
             for each in (scale, self.bias - mean * scale)
         )
-        scaled = times(rows, scale)
-        return (scaled + shift if torch.is_grad_enabled() else scaled.add_(shift)).view(x.shape)
+        return plus(times(rows, scale), shift).view(x.shape)

@@ -25,7 +25,7 @@ class RawCorrelation:
 
     Attributes:
         product: relu(f_own . f_other), (2B, N, L, N), own positions first, queries before supports.
-        thinned: the same for every ``stride``-th of the other's rows and columns, (2B, N, L, N').
+        thinned: the same for every ``stride``-th of the other's rows and columns, (2B, N, N', L).
         norm: lengths |f| of each position's features, (2B, L, N).
         size: (height, width) with N = height * width.
     """
@@ -50,7 +50,7 @@ class RawCorrelation:
                 torch.clamp_min(product.t(), 0, out=out[i + pairs, :, k])
         norm = torch.stack([layer.square().sum(1).sqrt().flatten(1) for layer in layers], 1)
         size = (layers[0].shape[-2], layers[0].shape[-1])
-        return cls(out, thin(out, size, stride), norm, size, stride)
+        return cls(out, thin(out, size, stride).transpose(2, 3).contiguous(), norm, size, stride)
 
     def gain(self, mask: Tensor | None = None) -> Tensor:
         """What masking features by ``mask`` (2B, 1, h, w) and normalising them does: (2B, L, N); None: no mask."""
@@ -62,7 +62,7 @@ class RawCorrelation:
     def scaled(self, own: Tensor, other: Tensor) -> list[Volume]:
         """Each picture's correlations with its partner, for gains (2B, L, N) of pictures as the own or the other one."""
         own, other = own.to(self.product.dtype), swap(other).to(self.product.dtype)
-        thinned = thin(other, self.size, self.stride)
+        thinned = thin(other, self.size, self.stride).transpose(1, 2).contiguous()
         pictures = zip(self.product, self.thinned, own, other, thinned, strict=True)
         return [Volume(*picture, self.size, self.stride) for picture in pictures]
 
@@ -72,8 +72,8 @@ class Volume:
     """Correlations of one picture's positions with the other's: products times gains, made where they are used.
 
     Attributes:
-        product, thinned: (N, L, N) and (N, L, N'), own positions first.
-        own, other: gains (L, N) of either picture's positions; thinned_other: (L, N').
+        product, thinned: (N, L, N) and (N, N', L), own positions first.
+        own, other: gains (L, N) of either picture's positions; thinned_other: (N', L).
         size: (height, width) with N = height * width.
         stride: every ``stride``-th row and column of the other's positions is in ``thinned``.
     """
@@ -95,14 +95,19 @@ class Volume:
 
     def kept(self) -> Tensor:
         """The volume at the kept of the other's positions, (1, h, w, h', w', L)."""
-        kept = times(self.thinned * self.own.t().unsqueeze(2), self.thinned_other)
+        kept = times(self.thinned * self.own.t().unsqueeze(1), self.thinned_other)
         rows = -(-self.size[0] // self.stride)
-        return kept.transpose(1, 2).reshape(1, *self.size, rows, -1, kept.shape[1])
+        return kept.view(1, *self.size, rows, -1, len(self.own))
 
 
 def times(x: Tensor, factor: Tensor) -> Tensor:
     """``x * factor``, in the memory of ``x`` unless gradients are wanted."""
     return x * factor if torch.is_grad_enabled() else x.mul_(factor)
+
+
+def plus(x: Tensor, term: Tensor) -> Tensor:
+    """``x + term``, in the memory of ``x`` unless gradients are wanted."""
+    return x + term if torch.is_grad_enabled() else x.add_(term)
 
 
 def thin(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
