@@ -79,7 +79,7 @@ def evaluate(
         if side is not None:
             target = cv2.resize(target, (side, side), interpolation=cv2.INTER_NEAREST)
         run = segmenter.start(picture(entry.image), pictures, entry.label, options)
-        done = [run.steps[0], *(run.advance() for _ in range(count))]
+        done = [run.steps[0], *run.advance_by(count)]
         for step in [*done[:-1], run.finish()]:
             scores.add(entry.name, step.index, step.query_at(target.shape) >= step.cut(), target)
     whole = Scores(count)

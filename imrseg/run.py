@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -207,31 +208,52 @@ class Run:
         return self.options.edges is not None and self.options.edges_on == "every"
 
     def advance(self) -> Step:
-        """One more refinement step from the carried state; with less at once where the device's memory is full."""
+        """One more refinement step from the carried state."""
+        return self.advance_by(1)[0]
+
+    def advance_by(self, count: int) -> list[Step]:
+        """``count`` more steps, none of which waits for the device before the next is launched.
+
+        But for steps whose masks are changed on the host, by marks or edges. Where the device's memory is full,
+        with less at once.
+        """
+        if count > 1 and (self._marks or self._cleans_every_step):
+            return [self.advance() for _ in range(count)]
+        return self._sparing(count) if count else []
+
+    def _sparing(self, count: int) -> list[Step]:
         while True:
             try:
-                return self._advance()
+                return self._advance(count)
             except torch.OutOfMemoryError:
                 self.segmenter = self.segmenter.spared()
             self.release()
             self.warnings += self.segmenter.notes
 
-    def _advance(self) -> Step:
+    def _advance(self, count: int) -> list[Step]:
         self._remember()
-        clock, last = Clock(), self.steps[-1]
+        launched, states = [], self._states[-1]
+        laps = Laps(states[0].masks.device)
         with torch.inference_mode():
-            states = [self.segmenter.network.step(state) for state in self._states[-1]]
-        step = self._seen(states, replace(last, index=last.index + 1, level=0.5))
-        if self._cleans_every_step:
-            step = self._clean(step)
-            states = self._carrying(step, states)
-        if self._marks:
-            step, states = self._marked(step, states)
-        self.seconds[f"step{step.index}"] = clock.lap()
-        self.steps.append(replace(step, seconds=self.seconds[f"step{step.index}"]))
-        self._states.append(states)
-        self._history.append(None)
-        return self.steps[-1]
+            for _ in range(count):
+                states = [self.segmenter.network.step(state) for state in states]
+                launched.append(states)
+                laps.lap()
+            steps = [self._seen(states, replace(self.steps[-1], level=0.5)) for states in launched]
+        clock, seconds = Clock(), laps.seconds()
+        for step, states, taken in zip(steps, launched, seconds, strict=True):
+            step = replace(step, index=self.steps[-1].index + 1)
+            if self._cleans_every_step:
+                step = self._clean(step)
+                states = self._carrying(step, states)
+            if self._marks:
+                step, states = self._marked(step, states)
+            taken += clock.lap()
+            self.seconds[f"step{step.index}"] = taken
+            self.steps.append(replace(step, seconds=taken))
+            self._states.append(states)
+            self._history.append(None)
+        return self.steps[-count:]
 
     def correct(self, index: int, marks: Mapping[int, np.ndarray]) -> Step:
         """Say what is the object and what is not, and go on from there.
@@ -392,6 +414,32 @@ def verdict(label: str, warnings: Sequence[str], confidence: float | None, cover
     if confidence is not None and confidence < UNLIKELY:
         return [*warnings, f"“{label}” is probably not in the query picture."]
     return list(warnings)
+
+
+class Laps:
+    """Seconds between moments of the device's work, which are asked for when it is over."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._moments = device, [self._moment(device)]
+
+    def lap(self) -> None:
+        self._moments.append(self._moment(self._device))
+
+    def seconds(self) -> list[float]:
+        """Of each lap. Waits for the device."""
+        pairs = list(pairwise(self._moments))
+        if self._device.type != "cuda":
+            return [after - before for before, after in pairs]
+        self._moments[-1].synchronize()
+        return [before.elapsed_time(after) / 1000 for before, after in pairs]
+
+    @staticmethod
+    def _moment(device: torch.device) -> Any:
+        if device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return event
 
 
 class Clock:

@@ -154,7 +154,7 @@ class Segmenter:
         check_whole(seed, "seed", MAX_SEED)
         options = Options(aggregate, distractors, prompts, edges, edges_on)
         run = self.start(query, supports, label, options)
-        done = [run.steps[0]] + [run.advance() for _ in range(count)]
+        done = [run.steps[0], *run.advance_by(count)]
         done[-1] = run.finish()
         return Result(run.label, done, float(threshold), run.verdict(threshold), run.confidence, options, run.seconds)
 

@@ -244,3 +244,26 @@ def test_what_a_run_holds_is_let_go_of(segmenter, cat):
     run.release()
     assert run.held == 0
     assert run.advance().index == 2
+
+
+def test_several_steps_are_launched_before_any_mask_is_looked_at(segmenter, cat, cup, monkeypatch):
+    done = []
+    step = segmenter.network.refiner.step
+    run = segmenter.start(cat, [cup], "cat")
+    monkeypatch.setattr(segmenter.network.refiner, "step", lambda state: (done.append("step"), step(state))[1])
+    look = run._seen
+    monkeypatch.setattr(run, "_seen", lambda *args: (done.append("look"), look(*args))[1])
+    steps = run.advance_by(3)
+    assert done == ["step"] * 3 + ["look"] * 3
+    assert [s.index for s in steps] == [1, 2, 3]
+    assert run.steps[1:] == steps
+    assert all(run.seconds[f"step{s.index}"] == s.seconds > 0 for s in steps)
+    one_by_one = segmenter.start(cat, [cup], "cat")
+    for wanted in steps:
+        assert np.array_equal(one_by_one.advance().query_soft, wanted.query_soft)
+
+
+def test_no_steps_are_none(segmenter, cat):
+    run = segmenter.start(cat, [], "cat")
+    assert run.advance_by(0) == []
+    assert len(run.steps) == 1
