@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+CPU = torch.device("cpu")
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
@@ -48,8 +52,22 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(runs: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+def to_its_end(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """``run``, and the wait for a GPU that still works on it."""
+    if device.type != "cuda":
+        return run
+
+    def whole() -> Any:
+        out = run()
+        torch.cuda.synchronize(device)
+        return out
+
+    return whole
+
+
+def in_turns(runs: Sequence[Callable[[], Any]], rounds: int, device: torch.device = CPU) -> list[list[float]]:
     """Seconds of each run in each round, after one round to warm up: [run][round]."""
+    runs = [to_its_end(run, device) for run in runs]
     times = [[seconds(run) for run in runs] for _ in range(1 + rounds)]
     return [list(column) for column in zip(*times[1:], strict=True)]
 
@@ -61,16 +79,55 @@ def flops(run: Callable[[], Any]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def peak_gflops(precision: str) -> float:
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operators read and write, each tensor once per operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **kwargs or {})
+        returned = func._schema.returns
+        if not any(r.alias_info is not None and not r.alias_info.is_write for r in returned):  # views move nothing
+            moved = tree_leaves((args, kwargs, out))
+            self.bytes += sum(t.nbytes for t in {id(t): t for t in moved if isinstance(t, torch.Tensor)}.values())
+        return out
+
+
+def traffic(run: Callable[[], Any]) -> float:
+    """Billions of bytes that the operators of ``run`` read and write, if none finds its input in a cache."""
+    with Traffic() as counted:
+        run()
+    return counted.bytes / 1e9
+
+
+def best(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the fastest of twenty."""
+    return min(seconds(to_its_end(run, device)) for _ in range(20))
+
+
+def peak_gflops(precision: str, device: torch.device = CPU) -> float:
     """What a convolution of the neck's kind reaches here, in GFLOP/s."""
-    dtype = getattr(torch, precision)
-    x, weight = torch.rand(8, 128, 50, 50, dtype=dtype), torch.rand(128, 128, 3, 3, dtype=dtype)
+    like = {"dtype": getattr(torch, precision), "device": device}
+    x, weight = torch.rand(8, 128, 50, 50, **like), torch.rand(128, 128, 3, 3, **like)
     run = lambda: F.conv2d(x, weight, padding=1)  # noqa: E731
-    return flops(run) / min(seconds(run) for _ in range(20))
+    return flops(run) / best(run, device)
 
 
-def peak_memory(run: Callable[[], Any]) -> int:
-    """Bytes that ``run`` adds to this process at its peak (Linux)."""
+def bandwidth(device: torch.device = CPU) -> float:
+    """Gigabytes a second that are read and written in copying 256 MB."""
+    x = torch.rand(64_000_000, device=device)
+    y = torch.empty_like(x)
+    return 2 * x.nbytes / 1e9 / best(lambda: y.copy_(x), device)
+
+
+def peak_memory(run: Callable[[], Any], device: torch.device = CPU) -> int:
+    """Bytes that ``run`` adds to this process at its peak (Linux), or to the GPU."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = resident("VmRSS")
     run()

@@ -61,12 +61,13 @@ class Network:
         Args:
             query: features of the query, batch of one; supports: of each support.
         """
-        out = []
+        out: list[Prepared] = []
         for first in range(0, len(supports), self.together):
             part = supports[first : first + self.together]
             others = {name: torch.cat([s[name] for s in part]) for name in query}
             own = {name: tensor.expand(len(part), *tensor.shape[1:]) for name, tensor in query.items()}
-            out.append(self.refiner.prepare(self.arrange(own), self.arrange(others)))
+            # Only the last part may be smaller; the query is the same in all.
+            out.append(self.refiner.prepare(self.arrange(own), self.arrange(others), out[0] if out else None))
         return out
 
     def begin(self, prepared: Sequence[Prepared], query_mask: Tensor, support_masks: Tensor) -> list[RefinerState]:

@@ -103,11 +103,18 @@ class Refiner(nn.Module):
             return nullcontext()  # whatever is set around it, as in training
         return torch.autocast(device.type, self.precision)
 
-    def prepare(self, query: Features, support: Features) -> Prepared:
-        """From the features of both images; serves ``begin`` as often as there are labels."""
+    def prepare(self, query: Features, support: Features, known: Prepared | None = None) -> Prepared:
+        """From the features of both images; serves ``begin`` as often as there are labels.
+
+        Args:
+            known: of the same queries with other supports, whose part of ``constant`` is taken over.
+        """
         with self._lowered(next(self.parameters()).device):
             pair = self.neck.prepare(query, support)
-            return Prepared(pair, self.cell.prepare(pair.guide))
+            if known is None or known.constant is None:
+                return Prepared(pair, self.cell.prepare(pair.guide))
+            queries = len(pair.guide) // 2
+            return Prepared(pair, torch.cat([known.constant[:queries], self.cell.prepare(pair.guide[queries:])]))
 
     def begin(self, prepared: Prepared, query_mask: Tensor, support_mask: Tensor) -> RefinerState:
         """The state before the first step, from coarse masks (B, 1, h, w) in [0, 1]."""

@@ -28,6 +28,13 @@ def test_operations_are_counted():
     assert measure.flops(lambda: a @ b) == pytest.approx(2 * 20 * 30 * 40 / 1e9)
 
 
+def test_bytes_are_counted_of_what_moves_them():
+    a, b = torch.rand(20, 30), torch.rand(30, 40)
+    assert measure.traffic(lambda: a @ b) == pytest.approx(4 * (20 * 30 + 30 * 40 + 20 * 40) / 1e9)
+    assert measure.traffic(lambda: a.t()[3:]) == 0  # views
+    assert measure.traffic(lambda: a.clone().mul_(2)) == pytest.approx(4 * (2 + 1) * 20 * 30 / 1e9)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells")
 def test_memory_is_what_a_call_adds():
     assert 90e6 < measure.peak_memory(lambda: np.ones(100_000_000, np.uint8).sum()) < 200e6

@@ -82,3 +82,20 @@ def test_gradients_reach_every_weight():
     states = net(features(1, 1), features(1, 2), coarse(1, 3), coarse(1, 4), steps=2)
     sum(state.logits[:, 1].square().mean() for state in states).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().any()] == []
+
+
+@pytest.mark.parametrize("cell", ["group", "none"])
+def test_what_a_query_adds_to_the_gates_serves_all_its_supports(pair, cell, monkeypatch):
+    torch.manual_seed(0)
+    refiner = lite_refiner(cell=cell).eval().requires_grad_(False)
+    other = features(2, 5)
+    first, wanted = refiner.prepare(*pair[:2]), refiner.prepare(pair[0], other)
+    seen = []
+    prepare = refiner.cell.prepare
+    monkeypatch.setattr(refiner.cell, "prepare", lambda guide: (seen.append(len(guide)), prepare(guide))[1])
+    got = refiner.prepare(pair[0], other, first)
+    if cell == "none":
+        assert got.constant is None
+    else:
+        assert seen == [2]  # the two supports, not the queries
+        torch.testing.assert_close(got.constant, wanted.constant)
