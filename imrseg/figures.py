@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib.style
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from imrseg.run import Step
@@ -64,6 +62,9 @@ def figure(
     then step 1, 2, ... Lettering is text in PDF and SVG, and a label is never read as formulas or markup.
     May be called from several threads.
     """
+    import matplotlib.style  # half a second, which nobody shall wait for before they ask for a figure
+    from matplotlib.figure import Figure
+
     rows = [[picture, *cells] for picture, *cells in _cells(pictures, steps, threshold, CELL)]
     heads = ["Input", *(name(step) for step in steps)]
     width = LEFT + len(heads) * (CELL + GAP)
@@ -208,6 +209,8 @@ def plain(words: str) -> str:
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which Matplotlib brings along; ``size`` in pixels."""
+    import matplotlib
+
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 

@@ -23,5 +23,9 @@ def test_import_is_light():
     assert not loaded & HEAVY
 
 
+def test_the_page_is_there_before_a_figure_is_asked_for():
+    assert not modules_after("import imrseg.app") & (HEAVY - {"gradio"})
+
+
 def test_the_command_line_answers_before_torch_is_there():
     assert "torch" not in modules_after("import imrseg.cli; imrseg.list_presets()")
