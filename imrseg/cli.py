@@ -398,11 +398,8 @@ def convert_weights(args: argparse.Namespace) -> None:
 def demo(args: argparse.Namespace) -> None:
     import logging
 
-    import numpy as np
-
     try:  # before any model: it prepares ZeroGPU
         from imrseg.app.doors import users_of
-        from imrseg.app.gpu import on_zero_gpu
         from imrseg.app.server import serve
     except ImportError as error:
         raise InputError(f"The page needs Gradio: pip install imrseg[app] ({error}).") from None
@@ -411,7 +408,4 @@ def demo(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     users = users_of(args.auth)
     segmenter = Segmenter.from_preset(args.preset, args.device, precision=args.precision, launch=args.launch)
-    if not on_zero_gpu():  # the first pass through the networks takes longer than the others: not a visitor's
-        blank = np.zeros((64, 64, 3), np.uint8)
-        segmenter.segment(blank, [blank], "cat", steps=1)
     serve(segmenter, args.host, args.port, args.share, args.mcp, users)

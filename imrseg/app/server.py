@@ -61,7 +61,7 @@ def serve(
                     server_name=host, server_port=port, share=share, mcp_server=mcp, auth=list(users) or None,
                     prevent_thread_lock=True, **APPEARANCE,
                 )  # fmt: skip
-                if not on_zero_gpu():
+                if not on_zero_gpu():  # before a visitor's page is there; also, a first pass takes longer than others
                     app.handlers.prepare_examples()
                 app.block_thread()
             except Stopped:
