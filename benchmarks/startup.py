@@ -1,0 +1,86 @@
+"""What somebody waits for who starts the demo: until it answers, and until the first result is on the page.
+
+    python benchmarks/startup.py --chromium /usr/bin/chromium --json benchmarks/results/startup-cpu.json
+
+The browser is open before; a user who is faster than the page clicks the first example as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from measure import machine, write
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST = 120  # seconds
+BARE = "import time; start = time.perf_counter(); import torch; print(time.perf_counter() - start)"
+
+
+def start(page: Page, port: int) -> dict[str, float]:
+    """Seconds from the command to the first answer, and from there to the first example's last step."""
+    address, began = f"http://127.0.0.1:{port}/", time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "demo.py"), "--port", str(port)], stdout=subprocess.DEVNULL
+    ) as server:
+        try:
+            while not answers(address):
+                if server.poll() is not None or time.perf_counter() - began > LONGEST:
+                    raise SystemExit("The demo did not start.")
+                time.sleep(0.02)
+            up = time.perf_counter()
+            page.goto(address)
+            page.locator("#examples [data-example]").first.click()
+            page.locator("#strip [data-step='3']").first.wait_for()
+            return {"answer": up - began, "first_result": time.perf_counter() - up}
+        finally:
+            server.terminate()
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:  # urllib.error.URLError is one
+        return False
+
+
+def import_seconds(module: str) -> float:
+    """Seconds that ``import`` takes in a new process."""
+    command = [sys.executable, "-c", BARE.replace("import torch", f"import {module}")]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chromium", help="the browser's file; Playwright's own where none is given")
+    parser.add_argument("--port", type=int, default=7999)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found: list[dict[str, Any]] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
+        for _ in range(1 + args.runs):  # the first fills the system's file cache
+            page = browser.new_page()
+            found.append(start(page, args.port) | {m: import_seconds(m) for m in ("torch", "torch, imrseg")})
+            page.close()
+    names = {
+        "answer": "answer",
+        "first_result": "first_result",
+        "torch": "import_torch",
+        "torch, imrseg": "import_both",
+    }
+    medians = {name: median(run[key] for run in found[1:]) for key, name in names.items()}
+    write({**machine(), "runs": args.runs, "seconds": medians, "each": found}, args.json)
+
+
+if __name__ == "__main__":
+    main()
