@@ -25,6 +25,7 @@ from imrseg.models.refiner import Prepared, Refiner, RefinerState
 from imrseg.presets import Preset
 
 LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
+TOGETHER_ON_GPU = 5  # pairs of the paper's networks; a processor takes them one by one, which needs less memory
 LAUNCHES = ("eager", "graphs", "compile")  # how a step's kernels are started
 EVERYDAY = "everyday."  # tensors of a lite checkpoint that belong to stage 1
 
@@ -145,7 +146,8 @@ def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
 
     encoder = Encoder(f"hsnet:{path}", encode, SIDE, device)
     cells = SIDE // STRIDE
-    return Network(encoder, net.refiner, path, together=1, mask_size=(cells, cells), arrange=in_order)
+    together = TOGETHER_ON_GPU if device.type == "cuda" else 1
+    return Network(encoder, net.refiner, path, together, mask_size=(cells, cells), arrange=in_order)
 
 
 def load_pfenet(preset: Preset, path: Path, device: torch.device) -> Network:
@@ -158,7 +160,8 @@ def load_pfenet(preset: Preset, path: Path, device: torch.device) -> Network:
 
     encoder = Encoder(f"pfenet:{path}", encode, PFENET_SIDE, device)
     cells = ZOOM * (PFENET_SIDE // PFENET_STRIDE + 1)
-    return Network(encoder, net.refiner, path, together=1, mask_size=(cells, cells))
+    together = TOGETHER_ON_GPU if device.type == "cuda" else 1
+    return Network(encoder, net.refiner, path, together, mask_size=(cells, cells))
 
 
 def open_own(path: Path, title: str, build: Callable[..., Whole], backbone: str) -> Whole:

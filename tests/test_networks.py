@@ -92,6 +92,15 @@ def test_supports_are_refined_pair_by_pair_from_one_pass_over_the_query(hsnet, c
     assert both.steps[1].how == "vote"
 
 
+def test_pairs_that_are_refined_together_do_not_mix(hsnet, cat, cup):
+    supports = [cat[:, ::-1].copy(), cat]
+    one_by_one = hsnet.segment(cup, supports, "cup", steps=1)
+    together = Segmenter(hsnet.preset, hsnet.masker, replace(hsnet.network, together=2), hsnet.device)
+    result = together.segment(cup, supports, "cup", steps=1)
+    np.testing.assert_allclose(result.steps[1].query_soft, one_by_one.steps[1].query_soft, atol=1e-4)
+    np.testing.assert_allclose(result.steps[1].support_soft, one_by_one.steps[1].support_soft, atol=1e-4)
+
+
 def test_zero_shot(hsnet, cup):
     alone, itself = hsnet.segment(cup, [], "cup", steps=1), hsnet.segment(cup, [cup], "cup", steps=1)
     np.testing.assert_allclose(alone.steps[1].query_soft, itself.steps[1].query_soft, atol=1e-5)
