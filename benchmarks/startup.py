@@ -14,18 +14,16 @@ import time
 import urllib.request
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from measure import machine, write
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST = 120  # seconds
-BARE = "import time; start = time.perf_counter(); import torch; print(time.perf_counter() - start)"
 
 
 def start(page: Page, port: int) -> dict[str, float]:
-    """Seconds from the command to the first answer, and from there to the first example's last step."""
+    """Seconds from the command to the first answer, and from there to the page and the first example's last step."""
     address, began = f"http://127.0.0.1:{port}/", time.perf_counter()
     with subprocess.Popen(
         [sys.executable, str(ROOT / "demo.py"), "--port", str(port)], stdout=subprocess.DEVNULL
@@ -37,9 +35,11 @@ def start(page: Page, port: int) -> dict[str, float]:
                 time.sleep(0.02)
             up = time.perf_counter()
             page.goto(address)
+            page.locator("#examples [data-example]").first.wait_for()
+            shown = time.perf_counter()
             page.locator("#examples [data-example]").first.click()
             page.locator("#strip [data-step='3']").first.wait_for()
-            return {"answer": up - began, "first_result": time.perf_counter() - up}
+            return {"answer": up - began, "page": shown - up, "first_result": time.perf_counter() - up}
         finally:
             server.terminate()
 
@@ -52,9 +52,10 @@ def answers(address: str) -> bool:
         return False
 
 
-def import_seconds(module: str) -> float:
+def import_seconds(modules: str) -> float:
     """Seconds that ``import`` takes in a new process."""
-    command = [sys.executable, "-c", BARE.replace("import torch", f"import {module}")]
+    code = f"import time; start = time.perf_counter(); import {modules}; print(time.perf_counter() - start)"
+    command = [sys.executable, "-c", code]
     return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
@@ -65,20 +66,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, float]] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
         for _ in range(1 + args.runs):  # the first fills the system's file cache
             page = browser.new_page()
-            found.append(start(page, args.port) | {m: import_seconds(m) for m in ("torch", "torch, imrseg")})
+            imports = {"import_torch": import_seconds("torch"), "import_both": import_seconds("torch, imrseg")}
+            imports["import_gradio_too"] = import_seconds("torch, gradio")
+            found.append(start(page, args.port) | imports)
             page.close()
-    names = {
-        "answer": "answer",
-        "first_result": "first_result",
-        "torch": "import_torch",
-        "torch, imrseg": "import_both",
-    }
-    medians = {name: median(run[key] for run in found[1:]) for key, name in names.items()}
+    medians = {name: median(run[name] for run in found[1:]) for name in found[0]}
     write({**machine(), "runs": args.runs, "seconds": medians, "each": found}, args.json)
 
 
