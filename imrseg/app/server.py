@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import datetime
 import logging
 import os
 import secrets
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 import gradio as gr
 from gradio import processing_utils
 from gradio.server_messages import ProcessCompletedMessage
+from gradio.state_holder import StateHolder
 
 from imrseg.app.blocks import MAX_ITEMS, App
 from imrseg.app.doors import STOPPING
@@ -29,6 +31,7 @@ from imrseg.segmenter import Segmenter
 
 GRACE = 6.0  # seconds that running requests have when the server stops; container hosts wait for ten
 SWEEP = 10.0  # seconds between looks for old files
+IDLE = 600.0  # seconds after which a session that holds nothing goes; longer than any one step of a run
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +143,7 @@ def every(seconds: float, work: Callable[[], None]) -> Iterator[None]:
         over.set()
 
 
-def forget(app: gr.Blocks, folder: Folder, age: float) -> None:
+def forget(app: App, folder: Folder, age: float) -> None:
     """Files older than ``age`` seconds, and what Gradio remembers of them."""
     gone = folder.sweep(age)
     for known in app.temp_file_sets:
@@ -149,7 +152,23 @@ def forget(app: gr.Blocks, folder: Folder, age: float) -> None:
         if isinstance(block, gr.ImageEditor) and len(block.blob_storage) > MAX_ITEMS:  # pictures never asked for
             for key in list(block.blob_storage)[:-MAX_ITEMS]:
                 block.blob_storage.pop(key, None)
+    if app.is_running:
+        app.loop.call_soon_threadsafe(forget_sessions, app.state_holder, IDLE)  # sessions belong to that thread
     give_back()
+
+
+def forget_sessions(holder: StateHolder, idle: float) -> None:
+    """Gradio's sessions that hold no run and were not used for ``idle`` seconds.
+
+    Every call of the API leaves one, with 0.2 MB of the page's settings, and Gradio keeps ten thousand.
+    """
+    now = datetime.datetime.now()
+    for name, last in list(holder.time_last_used.items()):
+        state = holder.session_data.get(name)
+        held = state is not None and any(value is not None for value in state.state_data.values())
+        if not held and (now - last).total_seconds() >= idle:
+            holder.session_data.pop(name, None)
+            holder.time_last_used.pop(name, None)
 
 
 def give_back() -> None:
