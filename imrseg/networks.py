@@ -65,7 +65,7 @@ class Network:
         out: list[Prepared] = []
         for first in range(0, len(supports), self.together):
             part = supports[first : first + self.together]
-            others = {name: torch.cat([s[name] for s in part]) for name in query}
+            others = part[0] if len(part) == 1 else {name: torch.cat([s[name] for s in part]) for name in query}
             own = {name: tensor.expand(len(part), *tensor.shape[1:]) for name, tensor in query.items()}
             # Only the last part may be smaller; the query is the same in all.
             out.append(self.refiner.prepare(self.arrange(own), self.arrange(others), out[0] if out else None))

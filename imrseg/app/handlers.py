@@ -19,13 +19,14 @@ from gradio.utils import get_upload_folder
 
 from imrseg import bundle
 from imrseg.app.blocks import App
-from imrseg.app.downloads import EVERYTHING, FORMATS, all_labels
+from imrseg.app.downloads import EVERYTHING, FORMATS
 from imrseg.app.endpoints import Endpoints
 from imrseg.app.examples import Example, list_examples
 from imrseg.app.layout import IS, Page, lay_out
 from imrseg.app.models import MODEL, Models
-from imrseg.app.rendering import curve, draw, filmstrip, note, problem, progress, status, step_name
+from imrseg.app.rendering import draw, problem, progress, status, step_name
 from imrseg.app.sessions import Finding, Scene, Session
+from imrseg.app.views import Updates, Views, stepper
 from imrseg.app.words import split_labels, told_to_visitor, words_for
 from imrseg.clicks import grow_dabs
 from imrseg.errors import InputError
@@ -37,8 +38,6 @@ MAX_QUERIES = 20
 MAX_LABELS = 20
 QUEUE = 64  # requests that may wait
 FORGOTTEN = "These pictures are no longer kept here. Please run again."
-
-Updates = dict[Any, Any]
 
 
 def build_app(segmenter: Segmenter) -> App:
@@ -131,6 +130,7 @@ class Handlers:
     def __init__(self, page: Page, models: Models) -> None:
         self.page = page
         self.models = models
+        self.views = Views(page, models)
         self.ready: dict[int, Session] = {}  # of examples, by number
 
     # ---- a run
@@ -148,7 +148,7 @@ class Handlers:
         }
         ready = self.ready.get(number)
         if ready is None or settings != self.usual_settings():
-            return updates | self.buttons(running=True) | {self.page.wanted: uuid4().hex}
+            return updates | self.views.buttons(running=True) | {self.page.wanted: uuid4().hex}
         session = ready.copied()
         return updates | self.end(session, session.names()[-1], None, view, threshold)
 
@@ -173,12 +173,12 @@ class Handlers:
         return [component.value for component in self.page.inputs.settings()[1:]]
 
     def wait(self) -> Updates:
-        return self.buttons(running=True)
+        return self.views.buttons(running=True)
 
     def refused(self) -> Updates:
         """The queue is full, or the server stops: a run was not taken at all."""
         words = "The server could not take this run. Please try again in a minute."
-        return self.buttons(running=False) | {self.page.status: problem(words)}
+        return self.views.buttons(running=False) | {self.page.status: problem(words)}
 
     def pick_preset(self, preset: str, coarse: str) -> str:
         """What is missing for a choice, and what to do; empty where it can run."""
@@ -206,7 +206,7 @@ class Handlers:
         What goes wrong is said on the page, which otherwise stays as it was.
         """
         page, looks = self.page, self.page.choices
-        yield self.buttons(running=True) | {page.status: progress("Reading the pictures", 0)}
+        yield self.views.buttons(running=True) | {page.status: progress("Reading the pictures", 0)}
         paths = [path for path, _ in queries or []]
         try:
             found = self.find(
@@ -215,13 +215,13 @@ class Handlers:
             )  # fmt: skip
             for session, number, name, index, share in found:
                 where = f" in {session.scenes[number].name} ({number + 1} of {len(paths)})" if len(paths) > 1 else ""
-                yield self.everything(session, number, name, index, view, threshold, 0) | {
+                yield self.views.everything(session, number, name, index, view, threshold, 0) | {
                     page.session: session,
                     page.status: progress(f"“{name}”{where}: {step_name(index)}", share),
                     looks.step: stepper(steps, index),
                 }
         except Exception as error:
-            yield self.buttons(running=False) | {page.status: problem(words_for(error))}
+            yield self.views.buttons(running=False) | {page.status: problem(words_for(error))}
         else:
             yield self.end(session, session.names()[-1], name, view, threshold)
 
@@ -260,7 +260,7 @@ class Handlers:
 
         All is shown once more: a busy browser may skip a step that another follows at once.
         """
-        updates = self.buttons(running=False)
+        updates = self.views.buttons(running=False)
         if not session:
             return updates | {self.page.status: ""}
         self.models.remember(session)
@@ -269,17 +269,14 @@ class Handlers:
         last = len(finding.steps) - 1
         return (
             updates
-            | self.everything(session, number, finding.label, last, view, threshold, 0)
-            | self.aside(session, number, finding, last, threshold)
+            | self.views.everything(session, number, finding.label, last, view, threshold, 0)
+            | self.views.aside(session, number, finding, last, threshold)
             | {
                 self.page.status: status(session.scenes[number], finding, threshold),
                 self.page.choices.step: stepper(last, last),
                 self.page.session: session,
             }
         )
-
-    def buttons(self, running: bool) -> Updates:
-        return {self.page.run: gr.Button(interactive=not running), self.page.stop: gr.Button(visible=running)}
 
     # ---- going on
 
@@ -308,7 +305,7 @@ class Handlers:
             scene = session.scenes[number].having(Finding.of(run, finished=True))
             yield self.end(session.having(number, scene), query, run.label, view, threshold)
         except Exception as error:
-            yield self.buttons(running=False) | {self.page.status: problem(words_for(error))}
+            yield self.views.buttons(running=False) | {self.page.status: problem(words_for(error))}
 
     def begin_correction(
         self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
@@ -348,7 +345,7 @@ class Handlers:
             run = scene.finding(label).run
             assert run is not None
             touch(*session.files())
-            yield self.buttons(running=True) | {page.status: progress("Taking your marks", 0)}
+            yield self.views.buttons(running=True) | {page.status: progress("Taking your marks", 0)}
             last = max(steps, index + 1)
             marks = grow_dabs(marks, scene.pictures[picture])
             found = self.models.go_on(session.chosen, run, last - index, index, {picture: marks})
@@ -356,7 +353,7 @@ class Handlers:
                 scene = session.scenes[number].having(Finding.of(run, finished=following == last))
                 session = session.having(number, scene)
                 shown = max(0, picture - 1)
-                yield self.everything(session, number, label, following, view, threshold, shown) | {
+                yield self.views.everything(session, number, label, following, view, threshold, shown) | {
                     page.session: session,
                     page.status: progress(f"“{label}”: {step_name(following)}", following / last),
                     page.choices.step: stepper(last, following),
@@ -367,7 +364,7 @@ class Handlers:
                 page.editor: fresh, page.corrected: (query, label, last, picture)
             }  # fmt: skip
         except Exception as error:
-            yield self.buttons(running=False) | {page.status: problem(words_for(error))}
+            yield self.views.buttons(running=False) | {page.status: problem(words_for(error))}
 
     # ---- looking
 
@@ -384,7 +381,7 @@ class Handlers:
         """Another step of what was computed."""
         if not session:
             return forgotten()
-        return self.pictures(session, session.scene(query), label, step, view, threshold, support or 0) | {
+        return self.views.pictures(session, session.scene(query), label, step, view, threshold, support or 0) | {
             self.page.strip: gr.HTML(now=step)
         }
 
@@ -417,8 +414,8 @@ class Handlers:
         finding = scene.finding(label)
         last = len(finding.steps) - 1
         return (
-            self.everything(session, number, finding.label, step, view, threshold, support or 0)
-            | self.aside(session, number, finding, min(step, last), threshold)
+            self.views.everything(session, number, finding.label, step, view, threshold, support or 0)
+            | self.views.aside(session, number, finding, min(step, last), threshold)
             | {self.page.status: status(scene, finding, threshold), self.page.choices.step: stepper(last)}
         )
 
@@ -457,77 +454,7 @@ class Handlers:
         if not session:
             return forgotten()
         scene = session.scenes[session.scene(query)]
-        return self.two(scene, scene.finding(label), left, right, view, threshold)
-
-    def two(
-        self, scene: Scene, finding: Finding, left: int, right: int, view: str, threshold: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        last = len(finding.steps) - 1
-        one, other = (draw(scene, finding, min(i, last), 0, view, threshold) for i in (left, right))
-        return one, other
-
-    def everything(
-        self, session: Session, number: int, label: str, step: int, view: str, threshold: float, support: int
-    ) -> Updates:
-        """The two pictures, the filmstrip, and what can be chosen."""
-        page, looks, scene = self.page, self.page.choices, session.scenes[number]
-        finding = scene.finding(label)
-        return self.pictures(session, number, label, step, view, threshold, support) | {
-            page.welcome: gr.HTML(visible=False),
-            page.stage: gr.Column(visible=True),
-            page.support_column: gr.Column(visible=scene.supports > 0),
-            page.strip: gr.HTML(filmstrip(scene, finding, view, threshold, support), now=step),
-            looks.query: selector(session.names(), number),
-            looks.label: selector([f.label for f in scene.findings], finding.label),
-            looks.support: selector([str(k + 1) for k in range(scene.supports)], min(support, scene.supports - 1)),
-        }
-
-    def pictures(
-        self, session: Session, number: int, label: str, step: int, view: str, threshold: float, support: int
-    ) -> Updates:
-        """Query and support of one step, with what stands under them."""
-        page, scene = self.page, session.scenes[number]
-        finding = scene.finding(label)
-        step = min(step, len(finding.steps) - 1)  # the slider may be ahead of a run that was stopped
-        name = step_name(step)
-        updates: Updates = {
-            page.query_view: gr.Image(draw(scene, finding, step, 0, view, threshold), label=f"Query, {name}"),
-            page.query_note: note(scene, finding, step, 0, threshold),
-        }
-        if scene.supports:
-            shown = 1 + min(support, scene.supports - 1)
-            updates[page.support_view] = gr.Image(
-                draw(scene, finding, step, shown, view, threshold), label=f"Support, {name}"
-            )
-            updates[page.support_note] = note(scene, finding, step, shown, threshold)
-        return updates
-
-    def aside(self, session: Session, number: int, finding: Finding, step: int, threshold: float) -> Updates:
-        """What stands beside the steps once a run is over."""
-        page, scene = self.page, session.scenes[number]
-        last = len(finding.steps) - 1
-        steps = [(step_name(i), i) for i in range(last + 1)]
-        several = len(scene.findings) > 1
-        names = [
-            f"{k + 1}: {scene.paths[k + 1].name} ({share:.2f})"
-            for k, share in enumerate(scene.shares(finding, last, threshold))
-        ] if scene.supports > 1 and last > 0 else []  # fmt: skip
-        founds = [scene.found(f, len(f.steps) - 1, threshold) for f in scene.findings]
-        return {
-            page.used: gr.CheckboxGroup(
-                choices=names, value=[n for n, on in zip(names, scene.used, strict=False) if on], visible=bool(names)
-            ),
-            page.labels_panel: gr.Accordion(visible=several),
-            page.all_labels: all_labels(founds, scene.pictures[0]) if several else None,
-            page.compare_steps[0]: gr.Dropdown(steps, value=0),
-            page.compare_steps[1]: gr.Dropdown(steps, value=last),
-            page.compare: self.two(scene, finding, 0, last, "Overlay", threshold),
-            page.plot: rows_of(curve(scene, finding, threshold)),
-            page.command: bundle.command(
-                [s.found(f, len(f.steps) - 1, threshold) for s in session.scenes for f in s.findings],
-                self.models.get(*session.chosen),
-            ),
-        }
+        return self.views.two(scene, scene.finding(label), left, right, view, threshold)
 
     # ---- taking away
 
@@ -599,18 +526,6 @@ def marks_of(painted: dict[str, Any] | None) -> np.ndarray:
     return marks
 
 
-def rows_of(rows: list[dict[str, object]]) -> Any:
-    import pandas
-
-    return pandas.DataFrame(rows)
-
-
-def stepper(steps: int, step: int | None = None) -> gr.Slider:
-    """The step control, from 0 to ``steps``; where it stands is left alone unless ``step`` is given."""
-    moved: dict[str, Any] = {} if step is None else {"value": step}
-    return gr.Slider(maximum=max(1, steps), interactive=steps > 0, **moved)
-
-
 def touch(*paths: str | Path) -> None:
     """A visitor's files are kept on from now; the page's own examples stay in any case."""
     folder = Path(get_upload_folder())
@@ -624,9 +539,3 @@ def forgotten() -> Any:
     """The answer to a visitor whose pictures are no longer kept: a word, and no change."""
     gr.Warning(FORGOTTEN)
     return gr.skip()
-
-
-def selector(choices: list[str], value: str | int) -> gr.Radio:
-    """A choice that shows only where there is one."""
-    chosen = choices[value] if isinstance(value, int) and choices else value if choices else None
-    return gr.Radio(choices=choices, value=chosen, visible=len(choices) > 1)

@@ -38,18 +38,22 @@ class RawCorrelation:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, layers: list[Tensor], stride: int, dtype: torch.dtype = torch.float32) -> RawCorrelation:
-        """From layers of features (2B, C, h, w), queries before supports, products in ``dtype``; the backbone is frozen."""
-        f = [layer.flatten(2).transpose(1, 2).to(dtype).contiguous() for layer in layers]  # (2B, N, C)
-        pairs, positions = len(f[0]) // 2, f[0].shape[1]
-        out = f[0].new_empty(2 * pairs, positions, len(f), positions)
-        for i in range(pairs):
-            for k, layer in enumerate(f):
-                product = multiply(layer[i], layer[i + pairs])
+    def of(
+        cls, query: list[Tensor], support: list[Tensor], stride: int, dtype: torch.dtype = torch.float32
+    ) -> RawCorrelation:
+        """From either picture's layers of features (B, C, h, w), products in ``dtype``; the backbone is frozen."""
+        pairs, size = len(query[0]), (query[0].shape[-2], query[0].shape[-1])
+        positions = size[0] * size[1]
+        out = query[0].new_empty(2 * pairs, positions, len(query), positions, dtype=dtype)
+        for k, layers in enumerate(zip(query, support, strict=True)):
+            # Of channels-last layers these are no copies.
+            f, g = (layer.flatten(2).transpose(1, 2).to(dtype).contiguous() for layer in layers)  # (B, N, C)
+            for i in range(pairs):
+                product = multiply(f[i], g[i])
                 torch.clamp_min(product, 0, out=out[i, :, k])
                 torch.clamp_min(product.t(), 0, out=out[i + pairs, :, k])
-        norm = torch.stack([layer.square().sum(1).sqrt().flatten(1) for layer in layers], 1)
-        size = (layers[0].shape[-2], layers[0].shape[-1])
+        lengths = (torch.stack([layer.square().sum(1).sqrt().flatten(1) for layer in f], 1) for f in (query, support))
+        norm = torch.cat(list(lengths))
         return cls(out, thin(out, size, stride).transpose(2, 3).contiguous(), norm, size, stride)
 
     def gain(self, mask: Tensor | None = None) -> Tensor:

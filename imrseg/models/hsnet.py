@@ -104,16 +104,16 @@ class HSNetNeck(nn.Module):
 
     def prepare(self, query: list[Tensor], support: list[Tensor]) -> HSNetPair:
         """Features of a pair, finest layer first, as ``hsnet_backbone`` gives them."""
-        layers = [torch.cat(pair) for pair in zip(query, support, strict=True)]
-        levels, end = [], len(layers)
+        levels, end = [], len(query)
         for depth in self.depths:
-            levels.append(layers[end - depth : end])
+            levels.append((query[end - depth : end], support[end - depth : end]))
             end -= depth
-        finest = levels[-1][0].shape[-2:]
-        guide = resize_aligned(self.guide(sum(levels[1])), (finest[0], finest[1]))
+        finest = query[0].shape[-2:]
+        middle = torch.cat([sum(layers[1:], layers[0]) for layers in levels[1]])
+        guide = resize_aligned(self.guide(middle), (finest[0], finest[1]))
         firsts = [squeeze[0] for squeeze in self.squeeze]
         correlations = [
-            RawCorrelation.of(level, conv.stride, conv.conv1.weight.dtype)
+            RawCorrelation.of(*level, conv.stride, conv.conv1.weight.dtype)
             for level, conv in zip(levels, firsts, strict=True)
         ]
         return HSNetPair(correlations, guide)

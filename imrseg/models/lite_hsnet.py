@@ -44,18 +44,22 @@ class LiteHSNetNeck(HSNetNeck):
         self.norms.measure(batches)
 
     def prepare(self, query: Features, support: Features) -> HSNetPair:  # type: ignore[override]
-        levels = [
-            [self.norms[name](torch.cat([query[name], support[name]]).float()) for name in level] for level in LEVELS
-        ]
-        size = (levels[1][0].shape[-2], levels[1][0].shape[-1])
-        levels[2] = [resize(layer, size) for layer in levels[2]]
+        queries, supports = self.layers(query), self.layers(support)
         firsts = [squeeze[0] for squeeze in self.squeeze]
-        with torch.autocast(levels[0][0].device.type, enabled=False):  # products are made in place, in one precision
+        with torch.autocast(queries[0][0].device.type, enabled=False):  # products are made in place, in one precision
             correlations = [
-                RawCorrelation.of(level, conv.stride, conv.conv1.weight.dtype)
-                for level, conv in zip(levels, firsts, strict=True)
+                RawCorrelation.of(q, s, conv.stride, conv.conv1.weight.dtype)
+                for q, s, conv in zip(queries, supports, firsts, strict=True)
             ]
-        return HSNetPair(correlations, self.guide(torch.cat(levels[1], 1)))
+        middle = torch.cat([torch.cat(levels[1], 1) for levels in (queries, supports)])
+        return HSNetPair(correlations, self.guide(middle))
+
+    def layers(self, features: Features) -> list[list[Tensor]]:
+        """Each of LEVELS, the finest at the size of the middle one."""
+        levels = [[self.norms[name](features[name].float()) for name in level] for level in LEVELS]
+        height, width = levels[1][0].shape[-2:]
+        levels[2] = [resize(layer, (height, width)) for layer in levels[2]]
+        return levels
 
 
 class LiteHSNetHead(HSNetHead):

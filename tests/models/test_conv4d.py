@@ -48,7 +48,8 @@ def test_few_positions_give_what_many_give():
 def test_volumes_are_convolved_without_being_made_whole(part, gradients, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr("imrseg.models.correlation.PART", part)
-    raw = RawCorrelation.of([torch.randn(2, 6, 5, 7, dtype=torch.float64) for _ in range(3)], 2, torch.float64)
+    query, support = ([torch.randn(1, 6, 5, 7, dtype=torch.float64) for _ in range(3)] for _ in range(2))
+    raw = RawCorrelation.of(query, support, 2, torch.float64)
     gain = torch.rand_like(raw.norm)
     conv = CenterPivotConv4d(3, 4, 3, 2).double()
     with torch.set_grad_enabled(gradients):

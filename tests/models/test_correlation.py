@@ -18,7 +18,7 @@ def test_rescaling_is_exact(own_masked):
     layers = [torch.randn(4, 6, 3, 5, dtype=torch.float64) for _ in range(2)]
     masks = torch.rand(4, 1, 3, 5, dtype=torch.float64)
     masks[:, :, 0, 0] = 0  # a position that is masked away altogether
-    raw = RawCorrelation.of(layers, 2, torch.float64)
+    raw = RawCorrelation.of([f[:2] for f in layers], [f[2:] for f in layers], 2, torch.float64)
     volumes = raw.scaled(raw.gain(masks if own_masked else None), raw.gain(masks))
     cosine = torch.stack([torch.cat(list(v.parts())).transpose(0, 1).unflatten(1, (3, 5)) for v in volumes])
     assert cosine.shape == (4, 2, 3, 5, 3, 5)

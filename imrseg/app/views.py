@@ -1,0 +1,116 @@
+"""What the page shows of a session: updates of its components, by component."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from imrseg import bundle
+from imrseg.app.downloads import all_labels
+from imrseg.app.layout import Page
+from imrseg.app.models import Models
+from imrseg.app.rendering import curve, draw, filmstrip, note, step_name
+from imrseg.app.sessions import Finding, Scene, Session
+
+Updates = dict[Any, Any]
+
+
+class Views:
+    """The same session, as each part of the page shows it."""
+
+    def __init__(self, page: Page, models: Models) -> None:
+        self.page = page
+        self.models = models
+
+    def buttons(self, running: bool) -> Updates:
+        return {self.page.run: gr.Button(interactive=not running), self.page.stop: gr.Button(visible=running)}
+
+    def two(
+        self, scene: Scene, finding: Finding, left: int, right: int, view: str, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        last = len(finding.steps) - 1
+        one, other = (draw(scene, finding, min(i, last), 0, view, threshold) for i in (left, right))
+        return one, other
+
+    def everything(
+        self, session: Session, number: int, label: str, step: int, view: str, threshold: float, support: int
+    ) -> Updates:
+        """The two pictures, the filmstrip, and what can be chosen."""
+        page, looks, scene = self.page, self.page.choices, session.scenes[number]
+        finding = scene.finding(label)
+        return self.pictures(session, number, label, step, view, threshold, support) | {
+            page.welcome: gr.HTML(visible=False),
+            page.stage: gr.Column(visible=True),
+            page.support_column: gr.Column(visible=scene.supports > 0),
+            page.strip: gr.HTML(filmstrip(scene, finding, view, threshold, support), now=step),
+            looks.query: selector(session.names(), number),
+            looks.label: selector([f.label for f in scene.findings], finding.label),
+            looks.support: selector([str(k + 1) for k in range(scene.supports)], min(support, scene.supports - 1)),
+        }
+
+    def pictures(
+        self, session: Session, number: int, label: str, step: int, view: str, threshold: float, support: int
+    ) -> Updates:
+        """Query and support of one step, with what stands under them."""
+        page, scene = self.page, session.scenes[number]
+        finding = scene.finding(label)
+        step = min(step, len(finding.steps) - 1)  # the slider may be ahead of a run that was stopped
+        name = step_name(step)
+        updates: Updates = {
+            page.query_view: gr.Image(draw(scene, finding, step, 0, view, threshold), label=f"Query, {name}"),
+            page.query_note: note(scene, finding, step, 0, threshold),
+        }
+        if scene.supports:
+            shown = 1 + min(support, scene.supports - 1)
+            updates[page.support_view] = gr.Image(
+                draw(scene, finding, step, shown, view, threshold), label=f"Support, {name}"
+            )
+            updates[page.support_note] = note(scene, finding, step, shown, threshold)
+        return updates
+
+    def aside(self, session: Session, number: int, finding: Finding, step: int, threshold: float) -> Updates:
+        """What stands beside the steps once a run is over."""
+        page, scene = self.page, session.scenes[number]
+        last = len(finding.steps) - 1
+        steps = [(step_name(i), i) for i in range(last + 1)]
+        several = len(scene.findings) > 1
+        names = [
+            f"{k + 1}: {scene.paths[k + 1].name} ({share:.2f})"
+            for k, share in enumerate(scene.shares(finding, last, threshold))
+        ] if scene.supports > 1 and last > 0 else []  # fmt: skip
+        founds = [scene.found(f, len(f.steps) - 1, threshold) for f in scene.findings]
+        return {
+            page.used: gr.CheckboxGroup(
+                choices=names, value=[n for n, on in zip(names, scene.used, strict=False) if on], visible=bool(names)
+            ),
+            page.labels_panel: gr.Accordion(visible=several),
+            page.all_labels: all_labels(founds, scene.pictures[0]) if several else None,
+            page.compare_steps[0]: gr.Dropdown(steps, value=0),
+            page.compare_steps[1]: gr.Dropdown(steps, value=last),
+            page.compare: self.two(scene, finding, 0, last, "Overlay", threshold),
+            page.plot: rows_of(curve(scene, finding, threshold)),
+            page.command: bundle.command(
+                [s.found(f, len(f.steps) - 1, threshold) for s in session.scenes for f in s.findings],
+                self.models.get(*session.chosen),
+            ),
+        }
+
+
+def rows_of(rows: list[dict[str, object]]) -> Any:
+    import pandas
+
+    return pandas.DataFrame(rows)
+
+
+def stepper(steps: int, step: int | None = None) -> gr.Slider:
+    """The step control, from 0 to ``steps``; where it stands is left alone unless ``step`` is given."""
+    moved: dict[str, Any] = {} if step is None else {"value": step}
+    return gr.Slider(maximum=max(1, steps), interactive=steps > 0, **moved)
+
+
+def selector(choices: list[str], value: str | int) -> gr.Radio:
+    """A choice that shows only where there is one."""
+    chosen = choices[value] if isinstance(value, int) and choices else value if choices else None
+    return gr.Radio(choices=choices, value=chosen, visible=len(choices) > 1)
