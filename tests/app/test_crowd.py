@@ -41,7 +41,7 @@ def test_a_crowd_is_answered_and_leaves_nothing(tmp_path):
     print(report)
     assert report.wrong == []
     assert report.files_left == 0
-    assert report.memory[1] < 2 * report.memory[0]  # in a minute no more can be said
+    assert report.memory[1] < 1.3 * report.memory[0]  # what is remembered still fills in this minute
     assert min(report.counts.values()) > 0
 
 
