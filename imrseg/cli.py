@@ -195,11 +195,16 @@ def add_options(c: argparse.ArgumentParser) -> None:
     c.add_argument("--prompts", default="single", metavar="single|ensemble", help="wordings of the label")
     c.add_argument("--edges", metavar="guided|grabcut", help="fit the masks to the picture's edges")
     c.add_argument("--edges-on", default="last", metavar="last|every", help="step whose masks are fitted")
+    c.add_argument("--consensus", default="on", metavar="on|off",
+                   help="of lite: move all pictures' masks towards what they together say of the object")  # fmt: skip
+
+
+OPTIONS = ("aggregate", "distractors", "prompts", "edges", "edges_on", "consensus")
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """The run's options, as ``Segmenter.segment`` and ``Options`` take them."""
-    return {name: getattr(args, name) for name in ("aggregate", "distractors", "prompts", "edges", "edges_on")}
+    return {name: getattr(args, name) for name in OPTIONS}
 
 
 def clip_settings(args: argparse.Namespace, **fixed: Any) -> Any:

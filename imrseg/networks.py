@@ -14,16 +14,18 @@ from torch import Tensor
 from imrseg import weights
 from imrseg.encoders import IMAGENET, Encoder, Features, normalise
 from imrseg.errors import WeightsError
+from imrseg.models.consensus import Consensus
 from imrseg.models.efficientnet import EfficientNetLite
 from imrseg.models.graphs import GraphedStep, cuda_capture
 from imrseg.models.hsnet import SIDE, STRIDE, IMRHSNet
-from imrseg.models.lite import lite_refiner
+from imrseg.models.lite import FINE, HIGH, MIDDLE, lite_refiner
 from imrseg.models.pfenet import SIDE as PFENET_SIDE
 from imrseg.models.pfenet import STRIDE as PFENET_STRIDE
 from imrseg.models.pfenet import ZOOM, IMRPFENet
 from imrseg.models.refiner import Prepared, Refiner, RefinerState
 from imrseg.presets import Preset
 
+LITE_TRAITS = (FINE, MIDDLE, HIGH)
 LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
 TOGETHER_ON_GPU = 5  # pairs of the paper's networks; a processor takes them one by one, which needs less memory
 LAUNCHES = ("eager", "graphs", "compile")  # how a step's kernels are started
@@ -46,6 +48,7 @@ class Network:
             that to the refiner.
         arrange: features by name -> what the refiner takes.
         graphs: replays steps as CUDA graphs; None: steps are launched kernel by kernel.
+        traits: the features, the finest first, by which pictures find a consensus after each step; (): they do not.
     """
 
     encoder: Encoder
@@ -55,6 +58,7 @@ class Network:
     mask_size: tuple[int, int] | None = None
     arrange: Callable[[Features], Any] = dict
     graphs: GraphedStep | None = None
+    traits: tuple[str, ...] = ()
 
     def prepare(self, query: Features, supports: Sequence[Features]) -> list[Prepared]:
         """All that does not depend on the label, ``together`` pairs in each.
@@ -70,6 +74,10 @@ class Network:
             # Only the last part may be smaller; the query is the same in all.
             out.append(self.refiner.prepare(self.arrange(own), self.arrange(others), out[0] if out else None))
         return out
+
+    def consensus(self, pictures: Sequence[Features]) -> Consensus | None:
+        """Of the query and its supports; None where the network has no ``traits``."""
+        return Consensus.of([[p[name] for name in self.traits] for p in pictures]) if self.traits else None
 
     def begin(self, prepared: Sequence[Prepared], query_mask: Tensor, support_masks: Tensor) -> list[RefinerState]:
         """The states before step 1, one for each of ``prepared``.
@@ -123,7 +131,7 @@ def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
     own = {name: as_float(t) for name, t in tensors.items() if not name.startswith(EVERYDAY)}
     weights.fill(refiner, own, path)
     refiner.to(device).requires_grad_(False).eval()
-    return Network(lite_encoder(device), refiner, path, together=10)
+    return Network(lite_encoder(device), refiner, path, together=10, traits=LITE_TRAITS)
 
 
 def lite_encoder(device: torch.device) -> Encoder:

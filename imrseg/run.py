@@ -34,6 +34,7 @@ REENTRY = (100, 100)  # cells of a coarse mask that was fitted to edges, as the 
 EMPTY = 0.001  # covered share under which a mask counts as empty
 PROMPTS = ("single", "ensemble")
 EDGES_ON = ("last", "every")
+CONSENSUS = ("on", "off")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Options:
         prompts: "single": the label in one wording; "ensemble": the mean of several.
         edges: fit masks to the picture's edges by "guided" filter or "grabcut"; None: not.
         edges_on: the "last" step's masks, or "every" step's before they enter the next.
+        consensus: "on": after each step all pictures' masks move towards what they together say of the object
+            (``models.consensus``; only ``lite`` has one); "off": the network alone.
 
     Raises:
         InputError: a value that is none of these.
@@ -56,10 +59,12 @@ class Options:
     prompts: str = "single"
     edges: str | None = None
     edges_on: str = "last"
+    consensus: str = "on"
 
     def __post_init__(self) -> None:
         for name, accepted in (
-            ("aggregate", (None, *AGGREGATES)), ("prompts", PROMPTS), ("edges", (None, *EDGES)), ("edges_on", EDGES_ON)
+            ("aggregate", (None, *AGGREGATES)), ("prompts", PROMPTS), ("edges", (None, *EDGES)), ("edges_on", EDGES_ON),
+            ("consensus", CONSENSUS),
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, str | None) or value not in accepted:
@@ -176,7 +181,8 @@ class Run:
         self.warnings = [w for p in pictures for w in p.warnings] + list(reading.warnings) + segmenter.notes
 
         seen = segmenter.features(masker.encoder, pictures)
-        prepared = segmenter.prepare(pictures)
+        prepared, consensus = segmenter.prepare(pictures)
+        self._consensus = consensus if options.consensus == "on" else None
         self.seconds["features"] = clock.lap()
         with torch.inference_mode():
             cams, confidences = masker.masks(seen, reading)
@@ -237,6 +243,8 @@ class Run:
         with torch.inference_mode():
             for _ in range(count):
                 states = [self.segmenter.network.step(state) for state in states]
+                if self._consensus is not None:
+                    states = self._consensus.move(states)
                 launched.append(states)
                 laps.lap()
             steps = [self._seen(states, replace(self.steps[-1], level=0.5)) for states in launched]
@@ -297,7 +305,7 @@ class Run:
     def held(self) -> int:
         """Bytes of what ``release`` would let go of."""
         storages = {}
-        for tensor in tensors(self._states):
+        for tensor in tensors([self._states, self._consensus]):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return sum(storages.values())
 
@@ -315,11 +323,12 @@ class Run:
 
     def release(self) -> None:
         """Let go of what the next step would need, many megabytes; it is computed anew if the run goes on."""
-        self._states = []
+        self._states, self._consensus = [], None
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: no models, and what ``release`` lets go of left behind."""
-        return {name: value for name, value in vars(self).items() if name != "segmenter"} | {"_states": []}
+        kept = {name: value for name, value in vars(self).items() if name != "segmenter"}
+        return kept | {"_states": [], "_consensus": None}
 
     def _remember(self) -> None:
         """What ``release`` let go of, by doing everything once more."""
@@ -328,7 +337,7 @@ class Run:
         again = Run(self.segmenter, self.query, self.supports, self.label, self.options)
         for done in self._history:
             again.advance() if done is None else again.correct(*done)
-        self._states = again._states
+        self._states, self._consensus = again._states, again._consensus
 
     def finish(self) -> Step:
         """The last step as the run's answer: cleaned, where edges are to be cleaned on the last step."""

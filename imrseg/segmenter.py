@@ -19,6 +19,7 @@ from imrseg.coarse.maskers import ClipSettings, LiteMasker, Masker, load_clip_ma
 from imrseg.encoders import Encoder, Features
 from imrseg.errors import InputError, shown
 from imrseg.images import ImageSource, Picture
+from imrseg.models.consensus import Consensus
 from imrseg.models.refiner import Prepared
 from imrseg.networks import LAUNCHES, Network, lite_encoder, load_network
 from imrseg.presets import Preset, get_preset
@@ -56,7 +57,7 @@ class Segmenter:
         self.precision = "float32"
         self.notes: list[str] = []
         self._remembered: OrderedDict[tuple[str, bytes], Features] = OrderedDict()
-        self._prepared: tuple[tuple[bytes, ...], list[Prepared]] = ((), [])
+        self._prepared: tuple[tuple[bytes, ...], list[Prepared], Consensus | None] = ((), [], None)
         self._lock = threading.Lock()
 
     @classmethod
@@ -127,6 +128,7 @@ class Segmenter:
         prompts: str = "single",
         edges: str | None = None,
         edges_on: str = "last",
+        consensus: str = "on",
     ) -> Result:
         """Segment ``label`` in ``query``, with the help of the supports.
 
@@ -144,6 +146,8 @@ class Segmenter:
             prompts: "single": the label in one wording; "ensemble": the mean of several.
             edges: fit masks to the picture's edges by "guided" filter or "grabcut"; None: not.
             edges_on: the "last" step's masks alone, or "every" step's before they enter the next.
+            consensus: "on": after each step all pictures' masks move towards what they together say of the
+                object; "off": the network alone.
 
         Raises:
             InputError: a picture, the label or a setting cannot be used.
@@ -152,7 +156,7 @@ class Segmenter:
             raise InputError(f"The threshold must be a number from 0 to 1, not {shown(threshold)}.")
         count = self.check_steps(steps)
         check_whole(seed, "seed", MAX_SEED)
-        options = Options(aggregate, distractors, prompts, edges, edges_on)
+        options = Options(aggregate, distractors, prompts, edges, edges_on, consensus)
         run = self.start(query, supports, label, options)
         done = [run.steps[0], *run.advance_by(count)]
         done[-1] = run.finish()
@@ -170,11 +174,13 @@ class Segmenter:
         prompts: str = "single",
         edges: str | None = None,
         edges_on: str = "last",
+        consensus: str = "on",
     ) -> Iterator[Step]:
         """The same steps as ``segment``, one at a time, as they are computed."""
         count = self.check_steps(steps)
         check_whole(seed, "seed", MAX_SEED)
-        run = self.start(query, supports, label, Options(aggregate, distractors, prompts, edges, edges_on))
+        options = Options(aggregate, distractors, prompts, edges, edges_on, consensus)
+        run = self.start(query, supports, label, options)
         for index in range(count + 1):
             step = run.advance() if index else run.steps[0]
             yield run.finish() if index == count else step
@@ -212,7 +218,7 @@ class Segmenter:
         """Let go of the features that are remembered."""
         with self._lock:
             self._remembered.clear()
-            self._prepared = ((), [])
+            self._prepared = ((), [], None)
 
     @cached_property
     def _smaller(self) -> Segmenter | None:
@@ -241,22 +247,23 @@ class Segmenter:
         """
         return self.preset.steps if steps is None else check_whole(steps, "number of steps", MAX_STEPS)
 
-    def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
-        """The network's part that is the same for every label, of the query and its supports.
+    def prepare(self, pictures: Sequence[Picture]) -> tuple[list[Prepared], Consensus | None]:
+        """What is the same for every label, of the query and its supports: the network's part, and their consensus.
 
         The last pictures' is remembered. Without a support, the query is its own (paper section 5.4).
         """
         keys = tuple(p.digest for p in pictures)
         with self._lock:
             if self._prepared[0] == keys:
-                return self._prepared[1]
+                return self._prepared[1:]
         features = self.features(self.network.encoder, pictures)
         with torch.inference_mode():
             prepared = self.network.prepare(features[0], features[1:] or features)
+            consensus = self.network.consensus(features)
         with self._lock:
             if self.remember:
-                self._prepared = keys, prepared
-        return prepared
+                self._prepared = keys, prepared, consensus
+        return prepared, consensus
 
     def features(self, encoder: Encoder, pictures: Sequence[Picture]) -> list[Features]:
         """An encoder's features of each picture, batch of one each; remembered by content."""

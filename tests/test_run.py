@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from imrseg import InputError
+from imrseg.images import open_pictures
 from imrseg.run import MAX_DISTRACTORS, Options, check_label, verdict
 
 
@@ -88,6 +90,8 @@ def test_labels_that_are_refused(label, said):
         ({"prompts": "many"}, "single, ensemble"),
         ({"edges": "crf"}, "guided, grabcut"),
         ({"edges_on": "first"}, "last, every"),
+        ({"consensus": "yes"}, "on, off"),
+        ({"consensus": True}, "on, off"),
         ({"distractors": "grass"}, "list of up to 20"),
         ({"distractors": ["x"] * (MAX_DISTRACTORS + 1)}, "list of up to 20"),
         ({"distractors": [" "]}, "distractor is empty"),
@@ -155,6 +159,39 @@ def test_a_run_goes_on_from_its_own_masks_after_it_was_finished(segmenter, cat):
     assert np.array_equal(whole.advance().query_soft, stopped.advance().query_soft)
 
 
+@pytest.mark.parametrize("shots", [0, 1, 2])
+def test_a_consensus_moves_every_picture_after_each_step(segmenter, cat, cup, shots):
+    """``off`` is the network alone; ``on``, the default, goes on from moved masks."""
+    supports = [cat[:, ::-1].copy(), cup][:shots]
+    on, alone = (segmenter.segment(cat, supports, "cat", steps=2, consensus=c) for c in ("on", "off"))
+    assert segmenter.segment(cat, supports, "cat", steps=0).options.consensus == "on"
+    np.testing.assert_array_equal(on.steps[0].query_soft, alone.steps[0].query_soft)
+    pictures = open_pictures([cat, *supports])
+    with torch.inference_mode():
+        features = segmenter.features(segmenter.network.encoder, pictures)
+        (prepared,) = segmenter.network.prepare(features[0], features[1:] or features)
+        reading = segmenter.masker.read("cat", [], False)
+        cams, _ = segmenter.masker.masks(features, reading)
+        (plain,) = segmenter.network.begin([prepared], cams[:1], cams[1:] if shots else cams)
+        moved = plain
+        consensus = segmenter.network.consensus(features)
+        for index in (1, 2):
+            plain = segmenter.network.step(plain)
+            (moved,) = consensus.move([segmenter.network.step(moved)])
+            for result, state in ((alone, plain), (on, moved)):
+                step = result.steps[index]
+                np.testing.assert_allclose(step.query_soft, state.query_masks[:, 0], atol=1e-5)
+                for k, soft in enumerate(step.support_soft):
+                    np.testing.assert_allclose(soft, state.support_masks[k, 0], atol=1e-5)
+            assert not np.allclose(on.steps[index].query_soft, alone.steps[index].query_soft, atol=0.01)
+
+
+def test_a_consensus_knows_a_label_that_is_not_there(segmenter, cat, cup):
+    """Nothing is found where the network finds nothing."""
+    result = segmenter.segment(cup, [], "sheep", consensus="off")
+    assert segmenter.segment(cup, [], "sheep").mask.mean() <= result.mask.mean() + 0.01
+
+
 def blot(value: int) -> np.ndarray:
     """Marks in the picture's upper left quarter."""
     marks = np.zeros((60, 80), np.int8)
@@ -182,7 +219,7 @@ def test_what_is_marked_stays_and_the_rest_is_refined_on(segmenter, cat, cup, sh
     for step in marked.steps[1:]:
         assert (soft(step)[:39, :39] == max(value, 0)).all()
     away = np.abs(soft(marked.steps[2]) - soft(plain.steps[2]))[45:, 45:]
-    assert away.max() > 1e-3  # the rest was refined with what is now known
+    assert away.max() > 1e-4  # the rest was refined with what is now known
     if picture:
         assert not np.allclose(marked.steps[2].query_soft[0], plain.steps[2].query_soft[0], atol=1e-3)
         np.testing.assert_array_equal(marked.steps[1].query_soft, plain.steps[1].query_soft)

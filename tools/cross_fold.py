@@ -48,7 +48,7 @@ def score_run(run: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]]
         entries = [e for e in held_out("pascal", args.data, args.splits, fold) if e.name in COMPLETE]
         result = evaluate(
             segmenter, entries, shots=args.shots, episodes=args.episodes, steps=args.steps, seed=args.seed,
-            zero_shot=args.zero_shot, options=Options(aggregate=args.aggregate),
+            zero_shot=args.zero_shot, options=Options(aggregate=args.aggregate, consensus=args.consensus),
         )  # fmt: skip
         folds.append({**result, "benchmark": "pascal", "fold": fold})
         per_class |= result["per_class"]
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--shots", type=int, default=1)
     parser.add_argument("--aggregate", help="vote or mean")
+    parser.add_argument("--consensus", default="on", help="on or off")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--zero-shot", action="store_true")
     parser.add_argument("--json", type=Path, required=True)

@@ -19,7 +19,7 @@ from imrseg.edges import EDGES
 from imrseg.errors import InputError, shown
 from imrseg.export import write_result
 from imrseg.presets import get_preset
-from imrseg.run import EDGES_ON, PROMPTS
+from imrseg.run import CONSENSUS, EDGES_ON, PROMPTS
 from imrseg.segmenter import MAX_STEPS
 
 
@@ -45,6 +45,7 @@ class Endpoints:
                 gr.Textbox(label=f"wordings: {' or '.join(PROMPTS)}", value=PROMPTS[0]),
                 gr.Textbox(label=f"fit to edges: empty, {' or '.join(EDGES)}", value=""),
                 gr.Textbox(label=f"whose masks are fitted: {' or '.join(EDGES_ON)}", value=EDGES_ON[0]),
+                gr.Textbox(label=f"consensus of all pictures: {' or '.join(CONSENSUS)}", value=CONSENSUS[0]),
             ]
             result = gr.JSON(label="result.json")
             self.masks = gr.File(label="mask files", file_count="multiple")
@@ -66,6 +67,7 @@ class Endpoints:
         prompts: str = "single",
         edges: str = "",
         edges_on: str = "last",
+        consensus: str = "on",
     ) -> tuple[dict[str, Any], list[str]]:
         """Find what a label names in a picture, with the help of pictures of the same thing.
 
@@ -81,6 +83,7 @@ class Endpoints:
             prompts: "single" or "ensemble", wordings of the label.
             edges: fit the masks to the picture's edges by "guided" or "grabcut"; empty: not.
             edges_on: "last" or "every", the step whose masks are fitted.
+            consensus: "on" or "off", whether all pictures' masks move towards what they together say of the object.
 
         Returns:
             What was found (per step: covered share, change, seconds; warnings; confidence), and the mask
@@ -94,6 +97,7 @@ class Endpoints:
             result = self.models.segment(
                 chosen, query, pictures, label, whole(steps), threshold,
                 distractors=split_labels(distractors), prompts=prompts, edges=edges or None, edges_on=edges_on,
+                consensus=consensus,
             )  # fmt: skip
             segmenter = self.models.get(*chosen)
             with TemporaryDirectory() as folder:
@@ -115,6 +119,7 @@ class Endpoints:
         prompts: str = "single",
         edges: str = "",
         edges_on: str = "last",
+        consensus: str = "on",
     ) -> Iterator[dict[str, Any]]:
         """The same as segment, but one step at a time: each as soon as it is there.
 
@@ -130,6 +135,7 @@ class Endpoints:
             prompts: "single" or "ensemble", wordings of the label.
             edges: fit the masks to the picture's edges by "guided" or "grabcut"; empty: not.
             edges_on: "last" or "every", the step whose masks are fitted.
+            consensus: "on" or "off", whether all pictures' masks move towards what they together say of the object.
 
         Returns:
             For each step its number, the share of the query that its mask covers, and the mask itself in COCO's
@@ -142,6 +148,7 @@ class Endpoints:
             found = self.models.iterate(
                 (preset or self.models.preset, coarse), query, list(supports or []), label, whole(steps),
                 distractors=split_labels(distractors), prompts=prompts, edges=edges or None, edges_on=edges_on,
+                consensus=consensus,
             )  # fmt: skip
             for step in found:
                 mask = step.query_mask >= step.cut(threshold)

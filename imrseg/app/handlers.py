@@ -197,6 +197,7 @@ class Handlers:
         prompts: str,
         edges: str,
         edges_on: str,
+        consensus: str,
         device: str,
         view: str,
         threshold: float,
@@ -211,7 +212,7 @@ class Handlers:
         try:
             found = self.find(
                 paths, [path for path, _ in supports or []], label, steps, preset, coarse, distractors, prompts, edges,
-                edges_on, device,
+                edges_on, consensus, device,
             )  # fmt: skip
             for session, number, name, index, share in found:
                 where = f" in {session.scenes[number].name} ({number + 1} of {len(paths)})" if len(paths) > 1 else ""
@@ -227,7 +228,7 @@ class Handlers:
 
     def find(
         self, queries: Sequence[str], supports: Sequence[str], label: str, steps: int, preset: str, coarse: str,
-        distractors: str, prompts: str, edges: str, edges_on: str, device: str,
+        distractors: str, prompts: str, edges: str, edges_on: str, consensus: str, device: str,
     ) -> Iterator[tuple[Session, int, str, int, float]]:  # fmt: skip
         """A run: after each step the session so far, the number of the query, the label, the step, the share done."""
         if not queries:
@@ -237,7 +238,7 @@ class Handlers:
         labels = split_labels(label) or [""]
         if len(labels) > MAX_LABELS:
             raise InputError(f"{len(labels)} labels were given. Accepted: up to {MAX_LABELS} at once.")
-        options = Options(None, split_labels(distractors), prompts, edges or None, edges_on)
+        options = Options(None, split_labels(distractors), prompts, edges or None, edges_on, consensus)
         touch(*queries, *supports)
         pictures = open_pictures([*queries, *supports])
         opened, helpers = pictures[: len(queries)], pictures[len(queries) :]
@@ -509,7 +510,7 @@ class Handlers:
         return out
 
     def settings_names(self) -> list[str]:
-        return ["label", "steps", "preset", "coarse", "not", "prompts", "edges", "edges_on", "device"]
+        return ["label", "steps", "preset", "coarse", "not", "prompts", "edges", "edges_on", "consensus", "device"]
 
 
 def marks_of(painted: dict[str, Any] | None) -> np.ndarray:

@@ -60,6 +60,7 @@ class Inputs(Components):
     prompts: gr.Radio
     edges: gr.Radio
     edges_on: gr.Radio
+    consensus: gr.Radio
     device: gr.Dropdown
 
     def settings(self) -> list[Component]:
@@ -189,6 +190,11 @@ def _lay_out_inputs(models: Models) -> dict[str, Any]:
             [("last step", "last"), ("every step", "every")], value="last", label="Whose masks are fitted",
             info="Every step: a fitted mask is what the next step begins with.", elem_id="edges-on",
         )  # fmt: skip
+        consensus = gr.Radio(
+            [("on", "on"), ("off", "off")], value="on", label="Consensus",
+            info="After each step, all pictures’ masks together say what the object is. Off: the network alone.",
+            elem_id="consensus",
+        )  # fmt: skip
         device = gr.Dropdown(
             models.devices(), value=models.device, label="Device", info="Where the networks run.", elem_id="device"
         )
@@ -200,7 +206,9 @@ def _lay_out_inputs(models: Models) -> dict[str, Any]:
         run = gr.Button("Run", variant="primary", elem_id="run")
         stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
     examples = gr.HTML(example_cards(list_examples()), elem_id="examples", js_on_load=_clicks("example"))
-    inputs = Inputs(queries, supports, label, steps, preset, coarse, distractors, prompts, edges, edges_on, device)
+    inputs = Inputs(
+        queries, supports, label, steps, preset, coarse, distractors, prompts, edges, edges_on, consensus, device
+    )
     return {
         "inputs": inputs, "preset_note": preset_note, "run": run, "stop": stop, "reset": reset, "share": share,
         "link": link, "examples": examples,
