@@ -208,11 +208,12 @@ def test_every_option_in_the_command():
         network=SimpleNamespace(file=Path("/home/me/mine.safetensors")),
         precision="bfloat16",
     )
-    options = Options("mean", ["dog", "-rug"], "ensemble", "guided", "every")
+    options = Options("mean", ["dog", "-rug"], "ensemble", "guided", "every", "off")
     found = made("cat", np.zeros((4, 4)), supports=[Path("s.png"), Path("t.png")], options=options, threshold=0.3)
     args = cli.parser().parse_args(shlex.split(bundle.command([found], segmenter))[3:])
     assert cli.options_of(args) == {
-        "aggregate": "mean", "distractors": ["dog", "-rug"], "prompts": "ensemble", "edges": "guided", "edges_on": "every",
+        "aggregate": "mean", "distractors": ["dog", "-rug"], "prompts": "ensemble", "edges": "guided",
+        "edges_on": "every", "consensus": "off",
     }  # fmt: skip
     assert (args.preset, args.coarse, args.threshold) == (segmenter.preset.name, "clip:ViT-B-16/openai", 0.3)
     assert (args.checkpoint, args.precision) == (Path("mine.safetensors"), "bfloat16")

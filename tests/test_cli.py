@@ -108,15 +108,15 @@ def test_options_of_the_run_and_of_clip_reach_the_segmenter(segmenter, monkeypat
     given = []
     monkeypatch.setattr(Segmenter, "from_preset", lambda *args: given.append(args) or segmenter)
     words = "--coarse clip:RN101 --clip-side 448 --clip-method similarity --not grass --not sky --prompts ensemble"
-    words += (
-        " --edges grabcut --edges-on every --steps 1 --preset lite --device cpu --precision bfloat16 --launch compile"
-    )
+    words += " --edges grabcut --edges-on every --consensus off"
+    words += " --steps 1 --preset lite --device cpu --precision bfloat16 --launch compile"
     where = ["--query", str(files["query"]), "--label", "cat", "--out", str(tmp_path / "out")]
     assert cli.main(["segment", *where, *words.split()]) == 0
     clip = ClipSettings(side=448, method="similarity")
     assert given == [("lite", "cpu", None, "clip:RN101", clip, "bfloat16", "compile")]
     record = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
     expected = {"distractors": ["grass", "sky"], "prompts": "ensemble", "edges": "grabcut", "edges_on": "every"}
+    expected["consensus"] = "off"
     assert {key: record[key] for key in expected} == expected
 
 

@@ -49,7 +49,7 @@ def ask(http, name="segment", **other):
     """(event, data) that a call ends with."""
     given = {
         "query": None, "supports": [], "label": "lion", "steps": 1, "threshold": 0.5, "preset": "lite", "coarse": "",
-        "distractors": "", "prompts": "single", "edges": "", "edges_on": "last",
+        "distractors": "", "prompts": "single", "edges": "", "edges_on": "last", "consensus": "on",
     } | other  # fmt: skip
     return send(http, name, list(given.values()))
 
@@ -192,6 +192,7 @@ def test_an_address_is_given_up_after_a_while_and_at_a_size(monkeypatch):
         ({"coarse": "clip:ViT-L-14/openai"}, "Accepted: lite, clip."),  # it would be downloaded
         ({"prompts": "many"}, "single, ensemble"),
         ({"edges": "crf"}, "guided, grabcut"),
+        ({"consensus": "maybe"}, "on, off"),
         ({"supports": "cat"}, "does not have the form"),
         ({"supports": [None]}, "does not have the form"),
     ],

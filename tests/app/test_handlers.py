@@ -39,6 +39,7 @@ HOW = {
     "prompts": "single",
     "edges": "",
     "edges_on": "last",
+    "consensus": "on",
     "device": "cpu",
 }
 
@@ -258,10 +259,12 @@ def test_an_empty_painting_is_told(app):
 
 
 def test_supports_can_be_switched_off(app, segmenter):
-    session = session_of(app, run_all(app, query=LION, supports=(RUNNING, PORTRAIT), label="big cat"))
+    """Without a consensus, what is left is the result without them."""
+    given = {"query": LION, "supports": (RUNNING, PORTRAIT), "label": "big cat", "consensus": "off"}
+    session = session_of(app, run_all(app, **given))
     update = app.count(session, *choices("big cat", 2), [1])
     scene = update[app.page.session].scenes[0]
-    alone = segmenter.segment(LION, [PORTRAIT], "big cat", steps=2).steps[-1]
+    alone = segmenter.segment(LION, [PORTRAIT], "big cat", steps=2, consensus="off").steps[-1]
     np.testing.assert_allclose(
         scene.soft(scene.findings[0], 2, 0), alone.query_at(scene.pictures[0].shape[:2]), atol=1e-4
     )
@@ -316,7 +319,7 @@ def test_the_command_repeats_the_run(app):
 
 
 def test_a_link_restores_label_and_settings(app):
-    given = ["a & b, c", 5, "lite", "lite", "grass", "ensemble", "guided", "every", "cpu"]
+    given = ["a & b, c", 5, "lite", "lite", "grass", "ensemble", "guided", "every", "off", "cpu"]
     query = app.link(*given).value
     restored = app.restore(SimpleNamespace(query_params=dict(parse_qsl(query[1:]))))
     assert restored[:2] == given[:2]
@@ -341,8 +344,8 @@ def test_download_is_the_mask_at_the_pictures_own_size(app, tmp_path, segmenter)
 
 
 def test_choices_reach_the_run(app, segmenter):
-    session = session_of(app, run(app, distractors="grass, sky", prompts="ensemble", edges="guided"))
-    given = {"distractors": ["grass", "sky"], "prompts": "ensemble", "edges": "guided"}
+    session = session_of(app, run(app, distractors="grass, sky", prompts="ensemble", edges="guided", consensus="off"))
+    given = {"distractors": ["grass", "sky"], "prompts": "ensemble", "edges": "guided", "consensus": "off"}
     expected = segmenter.segment(PORTRAIT, [RUNNING], "cheetah", steps=2, **given)
     for step, wanted in zip(finding_of(session).steps, expected.steps, strict=True):
         np.testing.assert_array_equal(step.query_soft, wanted.query_soft)
