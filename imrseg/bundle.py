@@ -208,7 +208,7 @@ def options_of(found: Found, segmenter: Segmenter) -> tuple[str, ...]:
         ("--prompts", found.options.prompts, "single"),
         ("--edges", found.options.edges, None),
         ("--edges-on", found.options.edges_on, "last"),
-        ("--consensus", found.options.consensus, "on"),
+        ("--consensus", found.options.consensus, "on" if network.traits else "off"),
         ("--preset", preset.name, "lite"),
         ("--checkpoint", network.file.name, preset.checkpoint),
         ("--precision", segmenter.precision, "float32"),

@@ -60,7 +60,7 @@ def evaluate(
     for name, value in (("shots", shots), ("episodes", episodes), ("side", 1 if side is None else side)):
         if value < 1:
             raise InputError(f"The number of {name} must be 1 or more, not {value}.")
-    count, options = segmenter.check_steps(steps), options or Options()
+    count, options = segmenter.check_steps(steps), segmenter.effective(options or Options())
     drawn, skipped = data_sets.episodes(entries, shots, episodes, seed, uniform)
     scores, began = Scores(count), time.perf_counter()
 

@@ -160,7 +160,8 @@ class Segmenter:
         run = self.start(query, supports, label, options)
         done = [run.steps[0], *run.advance_by(count)]
         done[-1] = run.finish()
-        return Result(run.label, done, float(threshold), run.verdict(threshold), run.confidence, options, run.seconds)
+        said = run.verdict(threshold)
+        return Result(run.label, done, float(threshold), said, run.confidence, run.options, run.seconds)
 
     def iterate(
         self,
@@ -195,9 +196,13 @@ class Segmenter:
         segmenter = self
         while True:
             try:
-                return Run(segmenter, query, supports, label, options or Options())
+                return Run(segmenter, query, supports, label, self.effective(options or Options()))
             except torch.OutOfMemoryError:
                 segmenter = segmenter.spared()
+
+    def effective(self, options: Options) -> Options:
+        """``options`` as they come true: no consensus where the network has none."""
+        return options if self.network.traits else replace(options, consensus="off")
 
     def spared(self) -> Segmenter:
         """What to go on with where the device's memory is full, after letting go of what was remembered there.

@@ -76,6 +76,7 @@ def facts(result: Result) -> dict[str, Any]:
         "start": config.get("start", "coarse"),
         "trained": config.get("steps", STEPS.get(result["benchmark"], LITE_STEPS) if own else LITE_STEPS),
         "coarse": clip.get("method") or str(result.get("coarse")).partition(":")[0],
+        "consensus": result.get("consensus", "off"),
     }
 
 
@@ -148,9 +149,10 @@ def variants(row: Row) -> list[tuple[str, Mapping[str, Any]]]:
     """What to look for: the row as the paper has it, the same on lite's backbone, and lite in its place."""
     if row.ours is None:
         return []
-    out: list[tuple[str, Mapping[str, Any]]] = [(OURS, row.ours)]
-    if row.ours.get("backbone") == "resnet50":
-        small = scaled_down(row.ours)
+    ours = {**row.ours, "consensus": "off"}  # which the paper has not
+    out: list[tuple[str, Mapping[str, Any]]] = [(OURS, ours)]
+    if ours.get("backbone") == "resnet50":
+        small = scaled_down(ours)
         out.append(("ours, lite's backbone", small))
         if small["neck"] == "hsnet" and small["residual"]:
             out.append(("ours, lite", {**small, "neck": "lite"}))

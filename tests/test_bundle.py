@@ -205,7 +205,7 @@ def test_every_option_in_the_command():
     segmenter = SimpleNamespace(
         preset=get_preset("imr-hsnet-resnet50@pascal-2"),
         masker=SimpleNamespace(name="clip:ViT-B-16/openai", settings=clip),
-        network=SimpleNamespace(file=Path("/home/me/mine.safetensors")),
+        network=SimpleNamespace(file=Path("/home/me/mine.safetensors"), traits=("s8",)),
         precision="bfloat16",
     )
     options = Options("mean", ["dog", "-rug"], "ensemble", "guided", "every", "off")
@@ -222,11 +222,12 @@ def test_every_option_in_the_command():
     usual = SimpleNamespace(
         preset=segmenter.preset,
         masker=SimpleNamespace(name="clip:RN50", settings=ClipSettings()),
-        network=SimpleNamespace(file=Path(segmenter.preset.checkpoint)),
+        network=SimpleNamespace(file=Path(segmenter.preset.checkpoint), traits=()),
         precision="float32",
     )
     step = replace(found.steps[0], how="vote")
-    line = bundle.command([made("cat", np.zeros((4, 4)), steps=[step] * 3)], usual)
+    options = Options(consensus="off")  # as everywhere where there is none
+    line = bundle.command([made("cat", np.zeros((4, 4)), steps=[step] * 3, options=options)], usual)
     assert line.split("--label cat ")[1] == "--preset imr-hsnet-resnet50@pascal-2 --out results"
 
 

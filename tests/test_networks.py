@@ -101,6 +101,12 @@ def test_pairs_that_are_refined_together_do_not_mix(hsnet, cat, cup):
     np.testing.assert_allclose(result.steps[1].support_soft, one_by_one.steps[1].support_soft, atol=1e-4)
 
 
+def test_the_papers_networks_have_no_consensus(hsnet, cat, cup):
+    on, off = (hsnet.segment(cat, [cup], "cat", steps=1, consensus=c) for c in ("on", "off"))
+    np.testing.assert_array_equal(on.steps[1].query_soft, off.steps[1].query_soft)
+    assert on.options.consensus == "off"
+
+
 def test_zero_shot(hsnet, cup):
     alone, itself = hsnet.segment(cup, [], "cup", steps=1), hsnet.segment(cup, [cup], "cup", steps=1)
     np.testing.assert_allclose(alone.steps[1].query_soft, itself.steps[1].query_soft, atol=1e-5)

@@ -96,6 +96,12 @@ def test_ablations_do_not_pass_for_the_method_itself():
         assert "1 of 1" in report([result], ["S5", "S6"]) or config == {"steps": 1}
 
 
+def test_what_a_consensus_gained_is_not_the_papers_method():
+    result = {**BASE, "network": {"neck": "hsnet"}, "coarse": "lite", "clip": None}
+    assert "1 of 1 results appear" in report([result], ["6"])
+    assert "2 of 3 results appear" in report([result, *({**result, "consensus": c} for c in ("on", "off"))], ["6"])
+
+
 def test_the_shipped_lite_is_recognised(segmenter):
     from imrseg.evaluation import origin
 
