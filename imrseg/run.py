@@ -23,6 +23,7 @@ from imrseg.models.refiner import RefinerState, tensors
 from imrseg.postprocess import AGGREGATES, aggregate
 
 if TYPE_CHECKING:
+    from imrseg.models.consensus import Consensus
     from imrseg.segmenter import Segmenter
 
 MAX_SUPPORTS = 10
@@ -181,8 +182,8 @@ class Run:
         self.warnings = [w for p in pictures for w in p.warnings] + list(reading.warnings) + segmenter.notes
 
         seen = segmenter.features(masker.encoder, pictures)
-        prepared, consensus = segmenter.prepare(pictures)
-        self._consensus = consensus if options.consensus == "on" else None
+        prepared = segmenter.prepare(pictures)
+        self._consensus: Consensus | None = None  # made before the first step
         self.seconds["features"] = clock.lap()
         with torch.inference_mode():
             cams, confidences = masker.masks(seen, reading)
@@ -240,10 +241,14 @@ class Run:
         self._remember()
         launched, states = [], self._states[-1]
         laps = Laps(states[0].masks.device)
+        if self.options.consensus == "on" and self._consensus is None:
+            self._consensus = self.segmenter.consensus([self.query, *self.supports])
         with torch.inference_mode():
             for _ in range(count):
                 states = [self.segmenter.network.step(state) for state in states]
                 if self._consensus is not None:
+                    if self._marks:  # what is known teaches the others
+                        states = self._marked(self._seen(states, self.steps[-1]), states)[1]
                     states = self._consensus.move(states)
                 launched.append(states)
                 laps.lap()
@@ -337,7 +342,7 @@ class Run:
         again = Run(self.segmenter, self.query, self.supports, self.label, self.options)
         for done in self._history:
             again.advance() if done is None else again.correct(*done)
-        self._states, self._consensus = again._states, again._consensus
+        self._states = again._states
 
     def finish(self) -> Step:
         """The last step as the run's answer: cleaned, where edges are to be cleaned on the last step."""

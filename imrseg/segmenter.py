@@ -44,7 +44,7 @@ class Segmenter:
         device: where both run.
         remember: bytes of features that are kept.
         precision: that refinement computes in.
-        one_by_one: no two pictures or pairs at once, which needs less memory.
+        one_by_one: no two pictures or pairs at once, which needs less memory; but a consensus is of all.
         notes: what runs of this segmenter say of it among their warnings.
     """
 
@@ -57,7 +57,8 @@ class Segmenter:
         self.precision = "float32"
         self.notes: list[str] = []
         self._remembered: OrderedDict[tuple[str, bytes], Features] = OrderedDict()
-        self._prepared: tuple[tuple[bytes, ...], list[Prepared], Consensus | None] = ((), [], None)
+        self._prepared: tuple[tuple[bytes, ...], list[Prepared]] = ((), [])
+        self._agreed: tuple[tuple[bytes, ...], Consensus | None] = ((), None)
         self._lock = threading.Lock()
 
     @classmethod
@@ -81,7 +82,7 @@ class Segmenter:
                 RN50) or "clip:MODEL", a ResNet or ViT of open_clip such as "clip:ViT-B-16/openai".
             clip: how CLIP's coarse masks are made.
             precision: that refinement computes in: "float32", exact; "bfloat16", faster where the processor
-                or GPU has it; "float16", for GPUs. Norms, soft-maxes and the memory stay float32.
+                or GPU has it; "float16", for GPUs. Norms, soft-maxes, the memory and the consensus stay float32.
             launch: "eager"; "graphs": steps as CUDA graphs, on a GPU; "compile": by ``torch.compile``, which
                 needs a C++ compiler and a minute at the first step.
 
@@ -223,7 +224,7 @@ class Segmenter:
         """Let go of the features that are remembered."""
         with self._lock:
             self._remembered.clear()
-            self._prepared = ((), [], None)
+            self._prepared, self._agreed = ((), []), ((), None)
 
     @cached_property
     def _smaller(self) -> Segmenter | None:
@@ -252,23 +253,39 @@ class Segmenter:
         """
         return self.preset.steps if steps is None else check_whole(steps, "number of steps", MAX_STEPS)
 
-    def prepare(self, pictures: Sequence[Picture]) -> tuple[list[Prepared], Consensus | None]:
-        """What is the same for every label, of the query and its supports: the network's part, and their consensus.
+    def prepare(self, pictures: Sequence[Picture]) -> list[Prepared]:
+        """The network's part that is the same for every label, of the query and its supports.
 
         The last pictures' is remembered. Without a support, the query is its own (paper section 5.4).
         """
         keys = tuple(p.digest for p in pictures)
         with self._lock:
             if self._prepared[0] == keys:
-                return self._prepared[1:]
+                return self._prepared[1]
         features = self.features(self.network.encoder, pictures)
         with torch.inference_mode():
             prepared = self.network.prepare(features[0], features[1:] or features)
+        with self._lock:
+            if self.remember:
+                self._prepared = keys, prepared
+        return prepared
+
+    def consensus(self, pictures: Sequence[Picture]) -> Consensus | None:
+        """Of the query and its supports, good for every label; None where the network has none.
+
+        The last pictures' is remembered.
+        """
+        keys = tuple(p.digest for p in pictures)
+        with self._lock:
+            if self._agreed[0] == keys:
+                return self._agreed[1]
+        features = self.features(self.network.encoder, pictures)
+        with torch.inference_mode():
             consensus = self.network.consensus(features)
         with self._lock:
             if self.remember:
-                self._prepared = keys, prepared, consensus
-        return prepared, consensus
+                self._agreed = keys, consensus
+        return consensus
 
     def features(self, encoder: Encoder, pictures: Sequence[Picture]) -> list[Features]:
         """An encoder's features of each picture, batch of one each; remembered by content."""

@@ -131,7 +131,7 @@ class Visitor:
             "query": self.upload(question.query), "supports": [self.upload(path) for path in question.supports],
             "label": question.label, "steps": question.steps, "threshold": 0.5,
         } | other  # fmt: skip
-        return [*given.values(), "lite", "", "", "single", "", "last"]
+        return [*given.values(), "lite", "", "", "single", "", "last", "on"]
 
     def call(self, name: str, data: list[Any]) -> Iterator[tuple[str, Any]]:
         """(event, data) of a call to a public function."""
@@ -221,7 +221,7 @@ class Visitor:
                 {"query": {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}}, {"supports": [None]},
             )),
             list,
-            lambda: [*self.data(question)[:-6], "huge", "", "", "single", "", "last"],
+            lambda: [*self.data(question)[:-7], "huge", "", "", "single", "", "last", "on"],
             lambda: self.data(question, supports=[self.upload(question.query)] * 11),
         ]  # fmt: skip
         for name, content in broken.items():

@@ -238,8 +238,8 @@ def _lay_out_stage(steps: int) -> dict[str, Any]:
         threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold")
     used = gr.CheckboxGroup(
         visible=False, type="index", label="Supports that count", elem_id="used",
-        info="The share is how far a support’s own mask of the query agrees with the answer. To take a support out of"
-        " the consensus, too, remove it and run again.",
+        info="The share is how far a support’s own mask of the query agrees with the answer. A consensus draws them"
+        " together; to take a support out of it, remove it and run again.",
     )  # fmt: skip
     with gr.Row(elem_id="take"):
         format_ = gr.Dropdown([*FORMATS, EVERYTHING], value=next(iter(FORMATS)), label="Take it away", elem_id="format")

@@ -129,6 +129,8 @@ class Scene:
         warnings = finding.verdict(float(self.inside(finding, step, 0, threshold).mean()))
         if finding.run is not None and finding.run.corrected:
             warnings.append("Corrected by hand: the command repeats the run without the corrections.")
+        if len(on) < self.supports and finding.options.consensus == "on":
+            warnings.append("Supports were switched off: the command runs without them, in the consensus, too.")
         return Found(
             finding.label, steps, threshold, warnings, finding.confidence, finding.options, self.paths[0],
             [self.paths[1 + k] for k in on],

@@ -53,7 +53,8 @@ class RefinerState:
         constant: the cell's preparation.
         masks: soft masks (2B, 1, h, w) in [0, 1].
         hidden: hidden states of the recurrent cell (2B, C, h', w').
-        logits: (2B, 2, h, w), channel 1 = object; None before the first step.
+        logits: (2B, 2, h, w), channel 1 = object; None before the first step, and where
+            a consensus moved the masks since.
     """
 
     pair: Pair

@@ -68,7 +68,7 @@ def test_who_comes_when_the_line_is_full_is_told_so(slow_server):
         query = {"path": file, "meta": {"_type": "gradio.FileData"}}
         config = http.get("/config").json()
         event = next(d["id"] for d in config["dependencies"] if d["api_name"] == "segment")
-        data = [query, [], "lion", 20, 0.5, "lite", "", "", "single", "", "last"]
+        data = [query, [], "lion", 20, 0.5, "lite", "", "", "single", "", "last", "on"]
 
         def join(number):
             body = {"data": data, "fn_index": event, "session_hash": f"one of many {number}"}
@@ -167,7 +167,7 @@ def test_who_is_forgotten_is_told_so(segmenter, tmp_path):
     page = handlers.build_app(segmenter).handlers
     query = tmp_path / "mine.jpg"
     shutil.copy(LION, query)
-    given = [[(str(query), None)], [], "lion", 0, "lite", "", "", "single", "", "last", "cpu"]
+    given = [[(str(query), None)], [], "lion", 0, "lite", "", "", "single", "", "last", "on", "cpu"]
     *_, updates = page.run(*given, "Overlay", 0.5)
     session = updates[page.page.session]
     choices = (session.names()[0], "lion", 0, "Overlay", 0.5, None)
@@ -260,7 +260,7 @@ def test_cleaning_goes_on_after_an_error(caplog):
 
 def test_a_full_disk_is_told_and_leaves_nothing(segmenter, tmp_path, monkeypatch):
     page = handlers.build_app(segmenter).handlers
-    given = [[(str(LION), None)], [], "lion", 0, "lite", "", "", "single", "", "last", "cpu"]
+    given = [[(str(LION), None)], [], "lion", 0, "lite", "", "", "single", "", "last", "on", "cpu"]
     *_, updates = page.run(*given, "Overlay", 0.5)
     session = updates[page.page.session]
     choices = (session.names()[0], "lion", 0, "Overlay", 0.5, None)

@@ -268,10 +268,20 @@ def test_supports_can_be_switched_off(app, segmenter):
     np.testing.assert_allclose(
         scene.soft(scene.findings[0], 2, 0), alone.query_at(scene.pictures[0].shape[:2]), atol=1e-4
     )
+    assert not any("switched off" in w for w in scene.found(scene.findings[0], 2, 0.5).warnings)
     both = app.count(session, *choices("big cat", 2), [])[app.page.session].scenes[0]
     assert both.used == (True, True)
     assert len(update[app.page.used].value) == 1
     assert len(update[app.page.used].choices) == 2
+
+
+def test_a_consensus_remembers_supports_that_were_switched_off(app):
+    """Their own masks no longer count, and the command, which leaves them out altogether, is said to differ."""
+    session = session_of(app, run_all(app, query=LION, supports=(RUNNING, PORTRAIT), label="big cat"))
+    scene = app.count(session, *choices("big cat", 2), [1])[app.page.session].scenes[0]
+    finding = scene.findings[0]
+    np.testing.assert_array_equal(finding.step(2, scene.used).query_soft, finding.steps[2].query_soft[1:])
+    assert "Supports were switched off" in scene.found(finding, 2, 0.5).warnings[-1]
 
 
 def test_a_true_mask_measures_every_step(app):

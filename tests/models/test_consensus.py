@@ -30,7 +30,8 @@ def layers(masks: torch.Tensor, noise: float = 0.3) -> list[list[torch.Tensor]]:
 
 
 def state(query: torch.Tensor, support: torch.Tensor) -> RefinerState:
-    return RefinerState(None, None, torch.cat([query, support]), torch.zeros(1))
+    masks = torch.cat([query, support])
+    return RefinerState(None, None, masks, torch.zeros(1), masks)
 
 
 def iou(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -84,9 +85,10 @@ def test_what_says_nothing_stays_as_it_is(value):
     assert bool((found < 0.5).all()) == (value < 0.5)
 
 
-def test_features_that_are_all_alike_say_nothing():
-    masks = squares(2)
-    found = Consensus.of([[torch.ones(1, 6, SIDE, SIDE)]] * 2)(masks)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("channels", [4, 6])
+def test_features_that_are_all_alike_say_nothing(value, channels):
+    found = Consensus.of([[torch.full((1, channels, SIDE, SIDE), value)]] * 2)(squares(2))
     assert found.isfinite().all()
     assert float(found.std()) < 1e-3
 
@@ -95,6 +97,7 @@ def test_masks_of_another_size_are_moved_at_their_own():
     masks = squares(3)
     large = F.interpolate(masks, scale_factor=3)
     (moved,) = Consensus.of(layers(masks)).move([state(large[:1].expand(2, -1, -1, -1), large[1:])])
+    assert moved.logits is None  # they are not those of these masks
     assert moved.masks.shape == (4, 1, 3 * SIDE, 3 * SIDE)
     assert iou(moved.query_masks[0], large[0]) > 0.85
 
