@@ -32,6 +32,7 @@ def test_the_result_is_complete_and_repeatable(segmenter, discs):
     entries = held_out("folder", discs, None, None)
     result = evaluate(segmenter, entries, episodes=4, steps=2, seed=1)
     assert set(result) >= {"miou", "fb_iou", "per_class", "skipped", "episodes", "seconds", "seed", "weights"}
+    assert result["consensus"] == "on"
     assert result["episodes"] == 4
     assert result["skipped"] == []
     assert list(result["per_class"]) == ["orange"]
