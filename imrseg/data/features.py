@@ -102,9 +102,14 @@ class CachedView(View):
         out = {name: torch.from_numpy(m[row].astype(np.float32)) for name, m in self._maps.items()}
         return {name: t.flip(-1) for name, t in out.items()} if flip else out
 
+    @property
+    def heads(self) -> np.ndarray:
+        """The last feature maps of all pictures, float16 (N, 1280, h, w)."""
+        return self._maps["head"]
+
     def pooled(self, row: int) -> np.ndarray:
         """The last feature map's spatial mean, float32 (1280,)."""
-        return self._maps["head"][row].astype(np.float32).mean((1, 2))
+        return self.heads[row].astype(np.float32).mean((1, 2))
 
     def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -165,6 +165,11 @@ class TrainingSet:
                 self._targets[position, view] = known
         return known.float() / 16
 
+    def groups(self) -> list[list[int]]:
+        """The rows of each source's pictures."""
+        ends = np.cumsum([len(source) for source in self.sources]).tolist()
+        return [sorted({*self.rows[end - len(s) : end]}) for s, end in zip(self.sources, ends, strict=True)]
+
     def image_labels(self, names: Sequence[str]) -> Tensor:
         """(images, names): 1 where a picture shows a class, 0 where not, NaN where its source does not say."""
         labels = torch.full((len(self.images), len(names)), float("nan"))

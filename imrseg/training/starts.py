@@ -52,8 +52,12 @@ class CoarseMasks:
         assert isinstance(view, CachedView)
         self.pooled = torch.from_numpy(np.stack([view.pooled(r) for r in range(len(training.images))]))
         classifier = EfficientNetLite().classifier
-        self.weight, self.bias = everyday.learn(
-            self.pooled, training.image_labels(list(EVERYDAY)), classifier.weight, classifier.bias
+        names = sorted({*EVERYDAY, *(e.name for e in training.entries)})
+        present = training.image_labels(names)
+        own = [names.index(name) for name in EVERYDAY]
+        directions = everyday.learn(view.heads, present, training.groups(), own, training.config.seed)
+        self.weight, self.bias = everyday.calibrate(
+            self.pooled, present[:, own], directions, classifier.weight, classifier.bias
         )
         self.cam = LiteCam(torch.cat([classifier.weight, self.weight]), torch.cat([classifier.bias, self.bias]))
         lexicon = Lexicon(weights.find(LEXICON))
