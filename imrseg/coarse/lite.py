@@ -15,20 +15,23 @@ class LiteCam(nn.Module):
     A label is a mixture ``a`` over classes (``Lexicon.meaning``). With logits ``z`` of the pooled
     features, the target is
 
-        log sum_k a_k exp(z_k)  -  d logsumexp(z)  -  (1 - d) mean(z),       d = DISTRACTION
+        l(a)  -  d logsumexp(z)  -  (1 - d) mean(z),       d = DISTRACTION
 
-    that is: the label's classes against everything the picture shows. Its gradient with respect to
-    the features needs no backward pass: it is ``(r - d p - (1 - d) / K) W``, the same at every
-    position, where ``p`` is the softmax of ``z`` and ``r`` that of ``log a + z``: the picture itself
-    chooses among the classes a word may mean (which breed of dog, which kind of mouse).
+    that is: the label's classes against everything the picture shows. ``l(a)`` is ``log sum_k a_k exp(z_k)``
+    for a word that means classes of ImageNet alone: the picture itself chooses among them (which breed of
+    dog, which kind of mouse). The everyday classes behind them do not exclude each other, and a picture
+    that shows a sky has not said that "rocket" means it: they keep their share ``a_k``, and the rest ``S`` is
+    chosen from, so ``l(a) = S log sum_named a_k / S exp(z_k) + sum_everyday a_k z_k``.
+
+    The gradient with respect to the features needs no backward pass: it is ``(r - d p - (1 - d) / K) W``, the
+    same at every position, where ``p`` is the softmax of ``z`` and ``r`` the gradient of ``l``.
 
     Distractors, mixtures ``b`` of other things in the picture, take over half of what is taken off for
-    what it shows: ``d logsumexp(z)`` becomes ``d / 2 logsumexp(z)`` and d / 2 of the mean of
-    ``log sum_k b_k exp(z_k)`` over them.
+    what it shows: ``d logsumexp(z)`` becomes ``d / 2 logsumexp(z)`` and d / 2 of the mean of ``l(b)`` over them.
 
     Args:
         weight: class vectors (K, C). bias: (K,).
-        imagenet: how many of the K classes, from the first, count in the mean.
+        imagenet: how many of the K classes, from the first, are ImageNet's; these count in the mean.
     """
 
     weight: Tensor
@@ -45,9 +48,9 @@ class LiteCam(nn.Module):
     def target(self, features: Tensor, mixture: Tensor, distractors: Tensor | None = None) -> Tensor:
         """The scalar that is explained, (B,); arguments as for ``forward``."""
         z = features.mean((2, 3)) @ self.weight.T + self.bias
-        label, shown = torch.logsumexp(mixture.log() + z, 1), torch.logsumexp(z, 1)
+        label, shown = self._likelihood(mixture, z), torch.logsumexp(z, 1)
         if distractors is not None and len(distractors):
-            shown = (shown + torch.logsumexp(distractors.log() + z.unsqueeze(1), 2).mean(1)) / 2
+            shown = (shown + self._likelihood(distractors, z.unsqueeze(1)).mean(1)) / 2
         return label - DISTRACTION * shown - (1 - DISTRACTION) * z[:, : self.imagenet].mean(1)
 
     def forward(self, features: Tensor, mixture: Tensor, distractors: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -65,13 +68,28 @@ class LiteCam(nn.Module):
             probability whether the label is there at all: other things in the picture do not take it away.
         """
         z = features.mean((2, 3)) @ self.weight.T + self.bias
-        label, shown = (mixture.log() + z).softmax(1), z.softmax(1)
+        label, shown = self._chosen(mixture, z), z.softmax(1)
         cam = self._map(features, label, shown)
         evidence = cam.mean((1, 2, 3)).clamp_min(FAINT).log()
         if distractors is not None and len(distractors):
-            shown = (shown + (distractors.log() + z.unsqueeze(1)).softmax(2).mean(1)) / 2
+            shown = (shown + self._chosen(distractors, z.unsqueeze(1)).mean(1)) / 2
             cam = self._map(features, label, shown)
         return cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-6), evidence
+
+    def _likelihood(self, mixture: Tensor, z: Tensor) -> Tensor:
+        """``l`` of mixtures (..., K), given logits (..., K)."""
+        named, everyday = mixture[..., : self.imagenet], mixture[..., self.imagenet :]
+        share, tiny = named.sum(-1, keepdim=True), torch.finfo(z.dtype).tiny  # for there is no logarithm of zero
+        meant = (named / share.clamp_min(tiny)).clamp_min(tiny).log()
+        chosen = share[..., 0] * torch.logsumexp(meant + z[..., : self.imagenet], -1)
+        return chosen + (everyday * z[..., self.imagenet :]).sum(-1)
+
+    def _chosen(self, mixture: Tensor, z: Tensor) -> Tensor:
+        """``r``, the gradient of ``l`` by the logits: (..., K)."""
+        named, everyday = mixture[..., : self.imagenet], mixture[..., self.imagenet :]
+        meant = named.clamp_min(torch.finfo(z.dtype).tiny).log()
+        chosen = (meant + z[..., : self.imagenet]).softmax(-1) * named.sum(-1, keepdim=True)
+        return torch.cat([chosen, everyday.expand(*chosen.shape[:-1], -1)], -1)
 
     def _map(self, features: Tensor, label: Tensor, shown: Tensor) -> Tensor:
         """Grad-CAM (B, 1, h, w), >= 0, of the target whose derivatives by the logits are ``label - d shown - ...``."""

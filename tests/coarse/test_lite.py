@@ -37,6 +37,21 @@ def test_closed_form_is_grad_cam_by_autograd(cam, others):
     torch.testing.assert_close(masks, expected.detach(), atol=1e-6, rtol=0)
 
 
+def test_an_everyday_class_that_is_there_does_not_take_a_word_over(cam):
+    """A rocket is mostly before a sky: that the sky is there must not make "rocket" mean the sky."""
+    mixture = torch.zeros(1, K, dtype=torch.float64)
+    mixture[0, [2, 5, 27]] = torch.tensor([0.3, 0.5, 0.2]).to(mixture)
+    z = torch.zeros(1, K).double()
+    z[0, 5], z[0, 27] = 3.0, 20.0
+    meant = cam._chosen(mixture, z)[0]
+    torch.testing.assert_close(meant.sum(), torch.tensor(1.0).double())
+    assert meant[27] == mixture[0, 27]
+    assert meant[5] > 0.75  # the picture chooses among the others
+    only = torch.zeros(1, K).double()
+    only[0, 27] = 1  # "sky"
+    assert torch.equal(cam._chosen(only, z), only)
+
+
 def test_evidence_is_the_logarithm_of_the_maps_mean(cam):
     features, mixture = inputs()
     features.requires_grad_(True)
