@@ -98,7 +98,7 @@ KNOWN = {
             origin="checkpoints/README.md",
             licence="Apache-2.0; trained on PASCAL VOC 2012 and MSRC v2, see checkpoints/README.md",
             size=1350660,
-            sha256="4d1d9554e60779c9e7108bd61484177dc4917e0d338eec555840a7079d545c5d",
+            sha256="14805a8bf54a0e4bed5bb21ff333ec837b4de39980c18f82978f732bfb9c8839",
         ),
         Known(
             name="lite-text.safetensors",

@@ -84,7 +84,7 @@ class Config:
     jitter: float = 0.5
     views: int = 2
     flip: float = 0.5
-    extra: float = 0.2
+    extra: float = 0.5
     held_out: float = 0.0
     validate_every: int = 500
     patience: int = 20
