@@ -29,10 +29,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from PIL import Image
-from pycocotools import mask as rle
 
-from imrseg import Segmenter
+from imrseg import Segmenter, coco
+from imrseg.export import encode_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "assets" / "examples"
@@ -44,12 +45,14 @@ GROWTH = 0.1  # of memory after the warm-up, at most
 WARM_UP = 0.5  # share of the time
 WINDOW = 0.2  # share of the time whose median counts: from one request to the next, memory moves by a tenth
 PATIENCE = 120.0  # seconds for one answer
-TURNED = 1e-4  # share of pixels by which an answer may differ
 
+# As many threads as here: sums that are rounded otherwise turn a pixel that lies at the cut.
 SERVER = f"""
 import sys
+import torch
 from imrseg import cli
 from imrseg.app import server
+torch.set_num_threads({torch.get_num_threads()})
 server.KEEP, server.SWEEP, server.IDLE = {KEEP}, {SWEEP}, {KEEP}
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -79,30 +82,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Question:
-    """A good request and its right answer: each step's mask of the query, bool (H, W)."""
+    """A good request and its right answer: each step's mask of the query, as PNG and as run lengths."""
 
     query: Path
     supports: tuple[Path, ...]
     label: str
     steps: int
-    masks: tuple[np.ndarray, ...]
-
-
-def same(mask: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two masks are one answer.
-
-    The server meets pictures in other batches than the library, and sums that are rounded otherwise may turn a pixel
-    that lies at the cut.
-    """
-    return mask.shape == other.shape and float((mask != other).mean()) < TURNED
-
-
-def from_png(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content)).convert("L")) > 127
-
-
-def from_rle(coded: dict[str, Any]) -> np.ndarray:
-    return rle.decode({"size": coded["size"], "counts": coded["counts"].encode("ascii")}).astype(bool)
+    masks: tuple[bytes, ...]
+    lengths: tuple[Any, ...]
 
 
 def questions() -> list[Question]:
@@ -117,7 +104,9 @@ def questions() -> list[Question]:
     for query, supports, label, steps in asked:
         pictures = EXAMPLES / f"{query}.jpg", tuple(EXAMPLES / f"{name}.jpg" for name in supports)
         result = segmenter.segment(*pictures, label, steps)
-        found.append(Question(*pictures, label, steps, tuple(s.query_mask >= s.cut(0.5) for s in result.steps)))
+        masks = [step.query_mask >= step.cut(0.5) for step in result.steps]
+        lengths = tuple(coco.shape(mask, label).rle for mask in masks)
+        found.append(Question(*pictures, label, steps, tuple(map(encode_mask, masks)), lengths))
     return found
 
 
@@ -196,15 +185,14 @@ class Visitor:
         if result["label"] != question.label or result["query"] != question.query.name:
             raise Wrong(f"another's answer: {result['label']} for {question.label}")
         for mask, file in zip(question.masks, files, strict=False):
-            if not same(mask, from_png(self.http.get(f"{API}/file={file['path']}").content)):
+            if self.http.get(f"{API}/file={file['path']}").content != mask:
                 raise Wrong(f"{question.label}: {Path(file['path']).name} is not the library's mask")
 
     def stepwise(self, question: Question) -> None:
         said = list(self.call("segment_steps", self.data(question)))
-        masks = [from_rle(data[0]["mask"]) for kind, data in said if kind == "generating"]
-        right = len(masks) == len(question.masks) and all(map(same, question.masks, masks))
-        if said[-1][0] != "complete" or not right:
-            raise Wrong(f"{question.label}, step by step: {len(masks)} steps, {said[-1][0]}")
+        lengths = [data[0]["mask"] for kind, data in said if kind == "generating"]
+        if said[-1][0] != "complete" or lengths != list(question.lengths):
+            raise Wrong(f"{question.label}, step by step: {len(lengths)} steps, {said[-1][0]}")
 
     def page(self, question: Question) -> None:
         """A run on the page, and its mask taken away."""
@@ -213,7 +201,7 @@ class Visitor:
         self.press("run", queries=queries, supports=supports, label=question.label, steps=question.steps)
         looked = {"which-query": None, "which-label": question.label, "step": question.steps}
         (file,) = self.press("download", **looked)
-        if not same(question.masks[-1], from_png(self.http.get(f"{API}/file={file['path']}").content)):
+        if self.http.get(f"{API}/file={file['path']}").content != question.masks[-1]:
             raise Wrong(f"{question.label}: what was taken away from the page is not the library's mask")
 
     def bad(self, question: Question) -> None:

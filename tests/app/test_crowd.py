@@ -47,7 +47,7 @@ def test_a_crowd_is_answered_and_leaves_nothing(tmp_path):
 
 def test_a_wrong_answer_would_be_seen(slow_server):
     """The soak itself: an answer that is not the library's, and a bad request without a sentence, are reported."""
-    question = soak.Question(LION, (), "lion", 0, (np.zeros((2, 2), bool),))
+    question = soak.Question(LION, (), "lion", 0, (b"another mask",), ({},))
     config = httpx.get(f"{slow_server}/config", trust_env=False).json()
     visitor = soak.Visitor(slow_server, config, 0)
     with pytest.raises(soak.Wrong, match="step by step"):
