@@ -43,7 +43,7 @@ class CenterPivotConv4d(nn.Module):
             return out + torch.cat(parts).view_as(out)
         rows, start = out.flatten(0, 2), 0
         for part in x.parts():
-            rows[start : start + len(part)] += self.conv2(part).permute(0, 2, 3, 1)
+            rows[start : start + len(part)] += self.conv2(part).permute(0, 2, 3, 1).contiguous()
             start += len(part)
         return out
 
@@ -102,9 +102,13 @@ class GroupNorm4d(nn.GroupNorm):
 
         # PyTorch's own kernel for this layout adds up in a row and is a hundred times less exact.
         exact = torch.promote_types(x.dtype, torch.float32)
-        parts = [part.to(exact) for part in flat.split(PART // self.num_channels, 1)]
-        mean = over_groups(torch.stack([part.sum(1) for part in parts]).sum(0) / flat.shape[1])
-        square = over_groups(torch.stack([part.square().sum(1) for part in parts]).sum(0) / flat.shape[1])
+
+        def sums(part: Tensor) -> Tensor:
+            part = part.to(exact)
+            return torch.stack([part.sum(1), part.square().sum(1)])
+
+        moments = torch.stack([sums(part) for part in flat.split(PART // self.num_channels, 1)]).sum(0)
+        mean, square = (over_groups(each / flat.shape[1]) for each in moments)
         scale = self.weight * (square - mean.square() + self.eps).rsqrt()
         rows = x.reshape(*x.shape[:2], -1)  # long rows of memory: short ones are slow in bfloat16
         scale, shift = (

@@ -8,9 +8,11 @@ is one more gain: ``M / (|f| + eps)``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,14 +46,17 @@ class RawCorrelation:
         """From either picture's layers of features (B, C, h, w), products in ``dtype``; the backbone is frozen."""
         pairs, size = len(query[0]), (query[0].shape[-2], query[0].shape[-1])
         positions = size[0] * size[1]
-        out = query[0].new_empty(2 * pairs, positions, len(query), positions, dtype=dtype)
+        out = empty((2 * pairs, positions, len(query), positions), dtype, query[0].device)
+        count = positions if out.is_cuda else max(1, PART // positions)
         for k, layers in enumerate(zip(query, support, strict=True)):
             # Of channels-last layers these are no copies.
             f, g = (layer.flatten(2).transpose(1, 2).to(dtype).contiguous() for layer in layers)  # (B, N, C)
             for i in range(pairs):
-                product = multiply(f[i], g[i])
-                torch.clamp_min(product, 0, out=out[i, :, k])
-                torch.clamp_min(product.t(), 0, out=out[i + pairs, :, k])
+                for start in range(0, positions, count):
+                    rows = slice(start, start + count)
+                    product = multiply(f[i], g[i, rows]).clamp_min_(0)
+                    out[i, :, k, rows] = product
+                    out[i + pairs, rows, k] = product.t()
         lengths = (torch.stack([layer.square().sum(1).sqrt().flatten(1) for layer in f], 1) for f in (query, support))
         norm = torch.cat(list(lengths))
         return cls(out, thin(out, size, stride).transpose(2, 3).contiguous(), norm, size, stride)
@@ -102,6 +107,17 @@ class Volume:
         kept = times(self.thinned * self.own.t().unsqueeze(1), self.thinned_other)
         rows = -(-self.size[0] // self.stride)
         return kept.view(1, *self.size, rows, -1, len(self.own))
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a large tensor, its contents undefined.
+
+    Touched for the first time, memory costs by the page. For large arrays NumPy asks Linux for huge pages,
+    which PyTorch does not.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 def times(x: Tensor, factor: Tensor) -> Tensor:

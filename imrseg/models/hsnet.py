@@ -24,7 +24,7 @@ from imrseg.models.backbones import BlockBackbone, hsnet_backbone, in_classifier
 from imrseg.models.conv4d import CenterPivotConv4d, GroupNorm4d
 from imrseg.models.correlation import RawCorrelation, Volume, swap
 from imrseg.models.imr import ConvCell, IMRCell, NoCell
-from imrseg.models.layers import check_fit
+from imrseg.models.layers import check_fit, lower_convolutions
 from imrseg.models.refiner import Prepared, Refiner, RefinerState
 
 CHANNELS = 128  # of C and of the hidden state
@@ -94,13 +94,9 @@ class HSNetNeck(nn.Module):
         self.guide = guide
 
     def lower(self, precision: torch.dtype) -> None:
-        """Keep correlations and convolve in ``precision``; norms and gains stay float32.
-
-        Not exact: logits move by about 1 % of the largest in bfloat16.
-        """
-        for module in (*self.squeeze.modules(), *self.mix.modules()):
-            if isinstance(module, nn.Conv2d):
-                module.to(precision)
+        """Keep correlations and convolve in ``precision``; norms and gains stay float32."""
+        lower_convolutions(self.squeeze, precision)
+        lower_convolutions(self.mix, precision)
 
     def prepare(self, query: list[Tensor], support: list[Tensor]) -> HSNetPair:
         """Features of a pair, finest layer first, as ``hsnet_backbone`` gives them."""
@@ -145,7 +141,7 @@ class HSNetNeck(nn.Module):
         x = squeezed[0]
         for mix, finer in zip(self.mix, squeezed[1:], strict=True):
             x = mix(resize_own(x, (finer.shape[1], finer.shape[2])) + finer)
-        return x.mean((3, 4)).permute(0, 3, 1, 2).contiguous(), pair
+        return x.mean((3, 4)).permute(0, 3, 1, 2), pair
 
 
 def resize_own(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -173,11 +169,16 @@ class HSNetHead(nn.Module):
         if residual:
             self.mix = nn.Sequential(nn.Conv2d(3, 10, 1), nn.GELU(), nn.Conv2d(10, 2, 1))
 
+    def lower(self, precision: torch.dtype) -> None:
+        """Decode in ``precision``; the mix of both masks stays float32."""
+        lower_convolutions(self.decoder1, precision)
+        lower_convolutions(self.decoder2, precision)
+
     def forward(self, x: Tensor, pair: HSNetPair, own: Tensor) -> Tensor:
         own = resize_aligned(own, (x.shape[-2], x.shape[-1]))  # as the cell sees it, then up again
-        x = self.decoder1(x)
+        x = self.decoder1(x.to(self.decoder1[0].weight.dtype))
         size = (2 * x.shape[-2], 2 * x.shape[-1])
-        x = self.decoder2(resize_aligned(x, size))
+        x = self.decoder2(resize_aligned(x, size)).to(own.dtype)
         if not self.residual:
             return x
         return self.mix(torch.cat([x, resize_aligned(own, size)], 1))

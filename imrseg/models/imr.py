@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imrseg.models.layers import lower_convolutions
+
 
 class GRUCell(nn.Module, ABC):
     """Convolutional GRU whose hidden state tracks how well a mask is estimated so far.
@@ -36,6 +38,10 @@ class GRUCell(nn.Module, ABC):
     def candidate(self) -> list[nn.Conv2d]:
         """``W_conv2``, which reads ``[r h, x]``."""
 
+    def lower(self, precision: torch.dtype) -> None:
+        """Convolve in ``precision``."""
+        lower_convolutions(self, precision)
+
     def first(self, like: Tensor) -> Tensor:
         """The hidden state before the first step, (B, hidden, H, W), for features ``like`` (B, _, H, W)."""
         if self.start is None:
@@ -45,30 +51,42 @@ class GRUCell(nn.Module, ABC):
     def prepare(self, guide: Tensor) -> Tensor:
         """What ``guide`` (B, G, H, W) and the biases add to gates and candidate: (B, 3 hidden, H, W)."""
         end = self.gates[0].in_channels - self.hidden
-        gates = partly(self.gates, guide, [slice(end - guide.shape[1], end)], biased=True)
+        gates = partly(self.gates, guide, [slice(end - guide.shape[1], end)], count=2, biased=True)
         candidate = partly(self.candidate, guide, [slice(-guide.shape[1], None)], biased=True)
-        return torch.cat([gates, candidate], 1)
+        return torch.cat([gates, candidate], 1).to(guide.dtype)
 
     def forward(self, seen: Tensor, h: Tensor, prepared: Tensor) -> Tensor:
         """Update ``h`` (B, hidden, H, W) by ``seen`` (B, C, H, W); returns the new state.
 
-        The convolutions compute in the precision of ``seen``; the state keeps its own.
+        The convolutions compute in the precision of their weights; the state keeps its own.
         """
         guided, candidate = prepared.split([2 * self.hidden, self.hidden], 1)
         columns = [slice(seen.shape[1]), slice(-self.hidden, None)]
-        z, r = (partly(self.gates, torch.cat([seen, h.to(seen.dtype)], 1), columns) + guided).sigmoid().chunk(2, 1)
+        gates = partly(self.gates, torch.cat([seen, h], 1), columns, count=2)
+        z, r = (gates + guided).sigmoid().chunk(2, 1)
         columns = [slice(self.hidden + seen.shape[1])]
-        new = (partly(self.candidate, torch.cat([(r * h).to(seen.dtype), seen], 1), columns) + candidate).tanh()
+        new = (partly(self.candidate, torch.cat([r * h, seen], 1), columns) + candidate).tanh()
         return (1 - z) * h + z * new
 
 
-def partly(convs: list[nn.Conv2d], x: Tensor, columns: list[slice], biased: bool = False) -> Tensor:
-    """What the input channels ``columns``, holding ``x``, add to the output of convolutions in a row."""
-    weights = [torch.cat([convs[0].weight[:, c] for c in columns], 1), *(conv.weight for conv in convs[1:])]
-    for conv, weight in zip(convs, weights, strict=True):
-        bias = conv.bias if biased else None
-        x = F.conv2d(x, weight.to(x.dtype), bias, padding=conv.padding, groups=conv.groups)
-    return x
+def partly(convs: list[nn.Conv2d], x: Tensor, columns: list[slice], count: int = 1, biased: bool = False) -> Tensor:
+    """What the input channels ``columns``, holding ``x``, add to the output of convolutions in a row.
+
+    Args:
+        count: of gates in one; computed one after the other, for all at once outgrow a processor's cache.
+    """
+    outs = []
+    for gate in range(count):
+        out = x.to(convs[0].weight.dtype, memory_format=torch.channels_last)  # half the time of the other layout
+        for k, conv in enumerate(convs):
+            weight = conv.weight.chunk(count)[gate]
+            if k == 0:
+                weight = torch.cat([weight[:, c] for c in columns], 1)
+            bias = conv.bias.chunk(count)[gate] if biased and conv.bias is not None else None
+            groups = max(1, conv.groups // count)
+            out = F.conv2d(out, weight, bias, padding=conv.padding, groups=groups)
+        outs.append(out)
+    return torch.cat(outs, 1)
 
 
 class IMRCell(GRUCell):
@@ -118,6 +136,9 @@ class ConvCell(GRUCell):
 
 class NoCell(nn.Module):
     """No recurrent cell (supplement 2.3, "None"): nothing is added to ``C`` in equation 5."""
+
+    def lower(self, precision: torch.dtype) -> None:
+        pass
 
     def first(self, like: Tensor) -> Tensor:
         return like.new_zeros(1, 1, 1, 1)

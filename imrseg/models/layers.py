@@ -25,6 +25,13 @@ def conv_block(inputs: int, outputs: int, groups: int = 4) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(groups, outputs), nn.ReLU())
 
 
+def lower_convolutions(module: nn.Module, precision: torch.dtype) -> None:
+    """Keep the weights of all 2D convolutions in ``precision``; what they are given is theirs to bring to it."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to(precision)
+
+
 class MeasuredNorms(nn.ModuleDict):
     """Centres and evens out a frozen backbone's features per channel; the statistics are measured once and stay.
 
