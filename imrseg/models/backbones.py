@@ -83,16 +83,17 @@ class BlockResNet(BlockBackbone):
         return super().fuse()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(self.bn1(self.conv1(images)).relu(), 3, 2, 1)
+        x = F.max_pool2d(self.bn1(self.conv1(images)).relu_(), 3, 2, 1)
         out = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in layer:
                 y = block.bn1(block.conv1(x)).relu_()
                 y = block.bn2(block.conv2(y)).relu_()
                 y = block.bn3(block.conv3(y)).add_(x if block.downsample is None else block.downsample(x))
-                if layer is not self.layer1:
+                kept = layer is not self.layer1
+                if kept:
                     out.append(y)
-                x = y.relu()
+                x = y.relu() if kept else y.relu_()
         return out
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from imrseg.models import correlation
 from imrseg.models.correlation import EPSILON, RawCorrelation, swap
 
 
@@ -12,8 +13,10 @@ def direct(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bci,bcj->bij", own, other).relu()
 
 
+@pytest.mark.parametrize("part", [correlation.PART, 100])  # all positions at a time, and some
 @pytest.mark.parametrize("own_masked", [True, False])
-def test_rescaling_is_exact(own_masked):
+def test_rescaling_is_exact(own_masked, part, monkeypatch):
+    monkeypatch.setattr(correlation, "PART", part)
     torch.manual_seed(0)
     layers = [torch.randn(4, 6, 3, 5, dtype=torch.float64) for _ in range(2)]
     masks = torch.rand(4, 1, 3, 5, dtype=torch.float64)
@@ -29,3 +32,11 @@ def test_rescaling_is_exact(own_masked):
         own = f * masks if own_masked else f
         expected = direct(own, swap(f * masks)).view(4, 3, 5, 3, 5)
         torch.testing.assert_close(cosine[:, i], expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_memory_for_large_tensors(dtype):
+    memory = correlation.empty((3, 1100, 1000), dtype, torch.device("cpu"))
+    assert (memory.shape, memory.dtype, memory.is_contiguous()) == ((3, 1100, 1000), dtype, True)
+    ones = memory.fill_(1)
+    assert ones.sum(dtype=torch.float64) == 3_300_000

@@ -272,6 +272,9 @@ def test_bfloat16_stays_near_float32(inputs):
         exact = net(*inputs)
         net.refiner.lower(torch.bfloat16)
         near = net(*inputs)
+        state = net.refiner.step(net.start(*inputs))
+    kept = (state.masks, state.hidden, state.constant, state.pair.guide)  # carried from step to step
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
     for a, b in zip(near, exact, strict=True):
         assert b.query_logits.dtype == a.query_logits.dtype == torch.float32
         assert 0 < (a.query_logits - b.query_logits).abs().max() <= 0.02 * b.query_logits.abs().max()
