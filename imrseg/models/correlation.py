@@ -8,11 +8,9 @@ is one more gain: ``M / (|f| + eps)``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,7 +44,7 @@ class RawCorrelation:
         """From either picture's layers of features (B, C, h, w), products in ``dtype``; the backbone is frozen."""
         pairs, size = len(query[0]), (query[0].shape[-2], query[0].shape[-1])
         positions = size[0] * size[1]
-        out = empty((2 * pairs, positions, len(query), positions), dtype, query[0].device)
+        out = query[0].new_empty(2 * pairs, positions, len(query), positions, dtype=dtype)
         count = positions if out.is_cuda else max(1, PART // positions)
         for k, layers in enumerate(zip(query, support, strict=True)):
             # Of channels-last layers these are no copies.
@@ -107,17 +105,6 @@ class Volume:
         kept = times(self.thinned * self.own.t().unsqueeze(1), self.thinned_other)
         rows = -(-self.size[0] // self.stride)
         return kept.view(1, *self.size, rows, -1, len(self.own))
-
-
-def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for a large tensor, its contents undefined.
-
-    Touched for the first time, memory costs by the page. For large arrays NumPy asks Linux for huge pages,
-    which PyTorch does not.
-    """
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 def times(x: Tensor, factor: Tensor) -> Tensor:

@@ -32,11 +32,3 @@ def test_rescaling_is_exact(own_masked, part, monkeypatch):
         own = f * masks if own_masked else f
         expected = direct(own, swap(f * masks)).view(4, 3, 5, 3, 5)
         torch.testing.assert_close(cosine[:, i], expected, atol=1e-12, rtol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_memory_for_large_tensors(dtype):
-    memory = correlation.empty((3, 1100, 1000), dtype, torch.device("cpu"))
-    assert (memory.shape, memory.dtype, memory.is_contiguous()) == ((3, 1100, 1000), dtype, True)
-    ones = memory.fill_(1)
-    assert ones.sum(dtype=torch.float64) == 3_300_000
