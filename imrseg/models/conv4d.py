@@ -43,6 +43,7 @@ class CenterPivotConv4d(nn.Module):
             return out + torch.cat(parts).view_as(out)
         rows, start = out.flatten(0, 2), 0
         for part in x.parts():
+            # First in order, then added: a sum across layouts is slow in bfloat16.
             rows[start : start + len(part)] += self.conv2(part).permute(0, 2, 3, 1).contiguous()
             start += len(part)
         return out
