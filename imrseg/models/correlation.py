@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imrseg.models import memory
+
 EPSILON = 1e-5  # HSNet's
 PART = 1_000_000  # numbers of a volume that a processor makes at a time, so that they stay in its cache
 
@@ -44,7 +46,8 @@ class RawCorrelation:
         """From either picture's layers of features (B, C, h, w), products in ``dtype``; the backbone is frozen."""
         pairs, size = len(query[0]), (query[0].shape[-2], query[0].shape[-1])
         positions = size[0] * size[1]
-        out = query[0].new_empty(2 * pairs, positions, len(query), positions, dtype=dtype)
+        shape = 2 * pairs, positions, len(query), positions
+        out = query[0].new_empty(shape, dtype=dtype) if query[0].is_cuda else memory.empty(shape, dtype)
         count = positions if out.is_cuda else max(1, PART // positions)
         for k, layers in enumerate(zip(query, support, strict=True)):
             # Of channels-last layers these are no copies.
@@ -55,8 +58,7 @@ class RawCorrelation:
                     product = multiply(f[i], g[i, rows]).clamp_min_(0)
                     out[i, :, k, rows] = product
                     out[i + pairs, rows, k] = product.t()
-        lengths = (torch.stack([layer.square().sum(1).sqrt().flatten(1) for layer in f], 1) for f in (query, support))
-        norm = torch.cat(list(lengths))
+        norm = torch.cat([lengths(query), lengths(support)])
         return cls(out, thin(out, size, stride).transpose(2, 3).contiguous(), norm, size, stride)
 
     def gain(self, mask: Tensor | None = None) -> Tensor:
@@ -102,9 +104,10 @@ class Volume:
 
     def kept(self) -> Tensor:
         """The volume at the kept of the other's positions, (1, h, w, h', w', L)."""
-        kept = times(self.thinned * self.own.t().unsqueeze(1), self.thinned_other)
-        rows = -(-self.size[0] // self.stride)
-        return kept.view(1, *self.size, rows, -1, len(self.own))
+        rows, columns = (-(-side // self.stride) for side in self.size)
+        own = self.own.t().repeat(1, columns).unsqueeze(1)  # in long rows: short ones are slow
+        kept = self.thinned.view(len(own), rows, -1) * own
+        return times(kept, self.thinned_other.view(rows, -1)).view(1, *self.size, rows, columns, -1)
 
 
 def times(x: Tensor, factor: Tensor) -> Tensor:
@@ -128,6 +131,11 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.t()
     # On processors faster than a matrix product: a 1x1 convolution of a channels-last image of one row.
     return F.conv2d(a[None, None].permute(0, 3, 1, 2), b[:, :, None, None])[0, :, 0].t()
+
+
+def lengths(layers: list[Tensor]) -> Tensor:
+    """L layers of features (B, C, h, w) -> each position's length, (B, L, h * w)."""
+    return torch.stack([torch.linalg.vector_norm(layer, dim=1).flatten(1) for layer in layers], 1)
 
 
 def swap(x: Tensor) -> Tensor:

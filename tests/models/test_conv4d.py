@@ -79,6 +79,19 @@ def test_group_norm_stays_exact_over_many_positions():
         assert (norm(x) - expected).abs().max() <= 1e-5
 
 
+def test_group_norm_in_bfloat16_is_rounded_once():
+    torch.manual_seed(0)
+    norm = GroupNorm4d(4, 16)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = (torch.randn(2, 30, 30, 7, 7, 16) + 1).relu().bfloat16()
+    expected = F.group_norm(x.double().movedim(-1, 1), 4, norm.weight.double(), norm.bias.double()).movedim(1, -1)
+    with torch.inference_mode():
+        out = norm(x)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), expected, rtol=2**-8, atol=1e-3)
+
+
 def test_gradients_of_the_fast_path():
     """Derivatives of convolution and norm, by finite differences."""
     torch.manual_seed(0)

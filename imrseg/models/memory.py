@@ -1,0 +1,41 @@
+"""Large tensors on the processor, in memory that is used again once no tensor holds it.
+
+What is larger than the C library keeps (32 MB in glibc) comes fresh from the system each time, page by
+page as it is first written: for the products of a pair of pictures that takes as long as computing them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LARGE = 2**25  # bytes from which on memory is kept here
+KEPT = 2**29  # bytes that wait to be used again, at most: what was set free first goes back to the system
+
+_waiting: list[Tensor] = []
+_lock = threading.RLock()  # also for one who holds it: whatever runs within may set a tensor free
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """As ``torch.empty``; large ones in the memory that another of as many bytes has left, if there is one."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return torch.empty(shape, dtype=dtype)
+    with _lock:
+        fitting = [place for place, block in enumerate(_waiting) if len(block) == size]
+        block = _waiting.pop(fitting[-1]) if fitting else torch.empty(size, dtype=torch.uint8)
+    array = block.numpy()  # goes with the last tensor that has its memory from it
+    weakref.finalize(array, _wait, block).atexit = False
+    return torch.from_numpy(array).view(dtype).view(shape)
+
+
+def _wait(block: Tensor) -> None:
+    with _lock:
+        _waiting.append(block)
+        while sum(map(len, _waiting)) > KEPT:
+            _waiting.pop(0)
