@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from imrseg.models.consensus import RIDGE, SLOPE, Consensus
+from imrseg.models.consensus import LIFT, RIDGE, SLOPE, Consensus
 from imrseg.models.refiner import RefinerState
 
 SIDE = 12
@@ -49,7 +49,8 @@ def test_an_independent_computation():
         unit = [x.numpy()[0] / np.linalg.norm(x.numpy()[0], axis=0) for x in (fine, coarse)]
         wide = F.interpolate(torch.from_numpy(unit[1])[None], (SIDE, SIDE), mode="bilinear", align_corners=False)[0]
         columns.append(np.concatenate([unit[0], wide.numpy()]).reshape(12, -1).T)
-    x = np.concatenate(columns).astype(float)
+    own = [x.mean(0) - np.mean(columns, (0, 1)) for x in columns]
+    x = np.concatenate([x + LIFT * more for x, more in zip(columns, own, strict=True)]).astype(float)
     y = given.numpy().astype(float).ravel()
     covariance = np.cov(x.T, bias=True)
     covariance += RIDGE * covariance.diagonal().mean() * np.eye(12)
