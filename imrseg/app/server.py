@@ -27,6 +27,7 @@ from imrseg.app.doors import STOPPING
 from imrseg.app.gpu import on_zero_gpu
 from imrseg.app.handlers import build_app
 from imrseg.app.layout import APPEARANCE, KEEP
+from imrseg.models import memory
 from imrseg.segmenter import Segmenter
 
 GRACE = 6.0  # seconds that running requests have when the server stops; container hosts wait for ten
@@ -172,7 +173,8 @@ def forget_sessions(holder: StateHolder, idle: float) -> None:
 
 
 def give_back() -> None:
-    """Let the C library return to the system what threads no longer use; it keeps hundreds of megabytes otherwise."""
+    """Return to the system what is no longer used; we and the C library keep hundreds of megabytes otherwise."""
+    memory.release()
     with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 

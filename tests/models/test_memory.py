@@ -67,6 +67,14 @@ def test_no_more_waits_than_is_worth_keeping(waiting, monkeypatch):
     assert memory.empty(SHAPE, torch.float32).data_ptr() == last
 
 
+def test_what_waits_can_be_given_back(waiting):
+    kept, gone = (memory.empty(SHAPE, torch.float32).fill_(1) for _ in range(2))
+    del gone
+    memory.release()
+    assert not waiting
+    assert bool((kept == 1).all())
+
+
 def test_threads_never_share_memory():
     wrong = []
 
