@@ -46,8 +46,7 @@ class RawCorrelation:
         """From either picture's layers of features (B, C, h, w), products in ``dtype``; the backbone is frozen."""
         pairs, size = len(query[0]), (query[0].shape[-2], query[0].shape[-1])
         positions = size[0] * size[1]
-        shape = 2 * pairs, positions, len(query), positions
-        out = query[0].new_empty(shape, dtype=dtype) if query[0].is_cuda else memory.empty(shape, dtype)
+        out = memory.empty((2 * pairs, positions, len(query), positions), dtype, query[0].device)
         count = positions if out.is_cuda else max(1, PART // positions)
         for k, layers in enumerate(zip(query, support, strict=True)):
             # Of channels-last layers these are no copies.

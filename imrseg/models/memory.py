@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
 LARGE = 2**25  # bytes from which on memory is kept here
 KEPT = 2**29  # bytes that wait to be used again, at most: what was set free first goes back to the system
 
@@ -21,11 +22,14 @@ _waiting: list[Tensor] = []
 _lock = threading.RLock()  # also for one who holds it: whatever runs within may set a tensor free
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As ``torch.empty``; large ones in the memory that another of as many bytes has left, if there is one."""
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
+    """As ``torch.empty``; large ones in the memory that another of as many bytes has left, if there is one.
+
+    On other devices PyTorch keeps memory itself.
+    """
     size = math.prod(shape) * dtype.itemsize
-    if size < LARGE:
-        return torch.empty(shape, dtype=dtype)
+    if size < LARGE or device != CPU:
+        return torch.empty(shape, dtype=dtype, device=device)
     with _lock:
         fitting = [place for place, block in enumerate(_waiting) if len(block) == size]
         block = _waiting.pop(fitting[-1]) if fitting else torch.empty(size, dtype=torch.uint8)

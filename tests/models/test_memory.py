@@ -57,6 +57,13 @@ def test_small_tensors_are_left_to_pytorch(waiting):
     assert not waiting
 
 
+def test_other_devices_are_left_to_pytorch(waiting):
+    x = memory.empty(SHAPE, torch.float32, torch.device("meta"))
+    assert x.device.type == "meta"
+    del x
+    assert not waiting
+
+
 def test_no_more_waits_than_is_worth_keeping(waiting, monkeypatch):
     monkeypatch.setattr(memory, "KEPT", 2 * SIZE)
     held = [memory.empty(SHAPE, torch.float32) for _ in range(4)]
