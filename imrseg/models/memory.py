@@ -31,8 +31,11 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device = CPU) 
     if size < LARGE or device != CPU:
         return torch.empty(shape, dtype=dtype, device=device)
     with _lock:
-        fitting = [place for place, block in enumerate(_waiting) if len(block) == size]
-        block = _waiting.pop(fitting[-1]) if fitting else torch.empty(size, dtype=torch.uint8)
+        block = next((b for b in reversed(tuple(_waiting)) if len(b) == size), None)
+        if block is None:
+            block = torch.empty(size, dtype=torch.uint8)
+        else:
+            _waiting[:] = [b for b in _waiting if b is not block]
     array = block.numpy()  # goes with the last tensor that has its memory from it
     weakref.finalize(array, _wait, block).atexit = False
     return torch.from_numpy(array).view(dtype).view(shape)
