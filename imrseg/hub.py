@@ -98,7 +98,7 @@ KNOWN = {
             origin="checkpoints/README.md",
             licence="Apache-2.0; trained on PASCAL VOC 2012 and MSRC v2, see checkpoints/README.md",
             size=1350660,
-            sha256="14805a8bf54a0e4bed5bb21ff333ec837b4de39980c18f82978f732bfb9c8839",
+            sha256="cfb0fad3422a25d006d835e164f72e7e519bcf5250da367a246739607882b92a",
         ),
         Known(
             name="lite-text.safetensors",

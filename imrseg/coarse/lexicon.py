@@ -1,8 +1,9 @@
 """Words -> classes: what a label means in terms of the classes that the image tower knows.
 
-A label is looked up in a dictionary of 60,000 visible nouns, each a mixture over the classes.
-What the dictionary lacks is compared with the classes' descriptions by a static embedding of its
-word pieces. ``tools/build_lexicon.py`` makes the file that holds both; ``docs/lite.md`` explains it.
+A label is looked up among everyday words that are read by hand (``imrseg.coarse.readings``), then in a
+dictionary of 60,000 visible nouns, each a mixture over the classes. What both lack is compared with the
+classes' descriptions by a static embedding of its word pieces. ``tools/build_lexicon.py`` makes the file
+that holds dictionary and embedding; ``docs/lite.md`` explains them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from imrseg.coarse.readings import READINGS
 from imrseg.errors import InputError, WeightsError
 
 # Classes that ImageNet lacks, with their WordNet synsets. Their class vectors are learned from
@@ -33,22 +35,11 @@ EVERYDAY = {
     "building": "02913152",
 }
 
-# Everyday words that WordNet lacks or files away from the thing in the picture.
-ALIASES = {
-    "people": "person",
-    "human": "person",
-    "human being": "person",
-    "crowd": "person",
-    "potted plant": "flowerpot",
-    "houseplant": "flowerpot",
-    "smartphone": "cellular telephone",
-    "tv": "television",
-}
-
 LEXICON = "lite-text.safetensors"  # the file
 PREPOSITIONS = {"in", "on", "with", "of", "at", "near", "by", "from", "under", "over", "behind", "wearing", "and"}
 ARTICLES = {"a", "an", "the", "my", "your", "his", "her", "our", "their", "some", "this", "that", "these", "those"}
-SUFFIXES = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"), ("es", ""), ("s", ""))
+# In their order: "oranges" are no orangs.
+SUFFIXES = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"))
 NEAREST = 16
 SHARPNESS = 12.0  # of the softmax over cosines of static embeddings
 FAMILIAR = 0.35  # cosine with the nearest class under which a word counts as unknown
@@ -100,7 +91,7 @@ class Lexicon:
             raise WeightsError(f"{path} is not a lexicon that imrseg can read ({error!r}).") from error
 
     def __contains__(self, word: str) -> bool:
-        return word in self._row
+        return word in READINGS or word in self._row
 
     def meaning(self, label: str, ensemble: bool = False) -> Meaning:
         """What ``label`` means, over the image tower's classes.
@@ -134,17 +125,15 @@ class Lexicon:
         return Meaning(mixture, None, (note,))
 
     def _singular(self, word: str) -> str | None:
-        """The dictionary's form of ``word``: itself, or its singular, or None."""
-        if word in ALIASES:
-            return ALIASES[word]
-        if word in self._row and not (word.endswith("s") and word[:-1] in self._row):
+        """The form of ``word`` that is known: itself, or its singular, or None."""
+        if word in READINGS or (word in self and not (word.endswith("s") and word[:-1] in self)):
             return word
-        if word in self._irregular and self._irregular[word] in self._row:
+        if word in self._irregular and self._irregular[word] in self:
             return self._irregular[word]
         for plural, singular in SUFFIXES:
-            if word.endswith(plural) and word[: -len(plural)] + singular in self._row:
+            if word.endswith(plural) and word[: -len(plural)] + singular in self:
                 return word[: -len(plural)] + singular
-        return word if word in self._row else None
+        return word if word in self else None
 
     def _find(self, words: list[str]) -> str | None:
         """The longest dictionary word in a phrase that can be its head.
@@ -163,14 +152,30 @@ class Lexicon:
         return None
 
     def _mixture(self, word: str) -> Tensor:
-        t, row = self._tensors, self._row[word]
         mixture = np.zeros(self.classes, np.float32)
+        if word in READINGS:
+            for name in READINGS[word].split(", "):
+                mixture[self.class_names[name]] = 1
+            return torch.from_numpy(mixture / mixture.sum())
+        t, row = self._tensors, self._row[word]
         for entry in range(t["lemma_start"][row], t["lemma_start"][row + 1]):
             sense = t["sense"][entry]
             part = slice(t["sense_start"][sense], t["sense_start"][sense + 1])
             weights = t["class_weight"][part].astype(np.float32)
             mixture[t["class"][part]] += float(t["sense_weight"][entry]) * weights / weights.sum()
         return torch.from_numpy(mixture / mixture.sum())
+
+    @cached_property
+    def class_names(self) -> dict[str, list[int]]:
+        """The classes by the first word of each, as ImageNet lists them; two cranes have one name."""
+        names: dict[str, list[int]] = {}
+        for i, text in enumerate(self._class_texts):
+            names.setdefault(re.split(", |: ", text, maxsplit=1)[0], []).append(i)
+        return names
+
+    @cached_property
+    def _class_texts(self) -> list[str]:
+        return unpack_lines(self._tensors["class_text"])
 
     # ---- words that the dictionary lacks
 
@@ -180,8 +185,7 @@ class Lexicon:
 
     @cached_property
     def _class_embeddings(self) -> np.ndarray:
-        texts = unpack_lines(self._tensors["class_text"])
-        return np.stack([self._embed(re.findall(r"\w+", text.lower())) for text in texts])
+        return np.stack([self._embed(re.findall(r"\w+", text.lower())) for text in self._class_texts])
 
     def _pieces(self, word: str) -> list[int]:
         """WordPiece: the longest known piece first."""

@@ -3,6 +3,7 @@ import torch
 
 from imrseg import InputError, weights
 from imrseg.coarse.lexicon import Lexicon, pack_lines, unpack_lines
+from imrseg.coarse.readings import READINGS
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,8 @@ def test_a_meaning_is_a_mixture(lexicon, label):
     ("label", "word"),
     [("cats", "cat"), ("Dogs", "dog"), ("mice", "mouse"), ("women", "woman"), ("geese", "goose"), ("knives", "knife"),
      ("sheep", "sheep"), ("the CAT!", "cat"), ("my dog", "dog"), ("fire truck", "fire truck"), ("buses", "bus"),
-     ("bird of prey", "bird of prey"), ("dining_table", "dining table")],
+     ("bird of prey", "bird of prey"), ("dining_table", "dining table"), ("oranges", "orange"), ("cookies", "cookie"),
+     ("cherries", "cherry"), ("tomatoes", "tomato"), ("gloves", "glove"), ("glasses", "glasses")],
 )  # fmt: skip
 def test_the_same_thing_said_otherwise_needs_no_warning(lexicon, label, word):
     meaning = lexicon.meaning(label)
@@ -70,6 +72,21 @@ def test_a_word_of_many_senses_holds_several_classes(lexicon):
     bird, machine = 134, 517  # of ImageNet's thousand
     assert mixture[bird] > 0.1
     assert mixture[machine] > 0.1
+
+
+@pytest.mark.parametrize("word", READINGS)
+def test_an_everyday_word_means_the_classes_that_are_named(lexicon, word):
+    named = [i for name in READINGS[word].split(", ") for i in lexicon.class_names[name]]
+    meaning = lexicon.meaning(word)
+    assert (meaning.read_as, meaning.warnings) == (word, ())
+    assert meaning.mixture[named].tolist() == pytest.approx([1 / len(named)] * len(named))
+    assert len(set(named)) == len(named)
+
+
+def test_classes_go_by_the_first_word_of_each(lexicon):
+    assert lexicon.class_names["hen"] == [8]
+    assert lexicon.class_names["crane"] == [134, 517]
+    assert sum(map(len, lexicon.class_names.values())) == lexicon.classes
 
 
 @pytest.mark.parametrize("label", ["", "  ", "!?", "_", "…"])
