@@ -1,9 +1,8 @@
 """What everyday words look like, where WordNet does not say.
 
-WordNet tells what things are: a moon is Sun Myung Moon, a chicken is food, a mug is a face, and a raccoon is next to a
-coonhound by its name. These words name instead, by hand, the classes of ImageNet (``Lexicon.class_names``)
-that pictures of the thing are taken for or look most like; the picture chooses among them
-(``imrseg.coarse.lite``). Words that the dictionary reads well are not here.
+WordNet tells what things are: chicken is food, chess a grass, a mug half a face, and a raccoon is next to a coonhound.
+These words name instead, by hand, the classes (``Lexicon.class_names``) that pictures of the thing are taken for or
+look most like; the picture chooses among them (``imrseg.coarse.lite``). Words that the dictionary reads well are not here.
 """
 
 READINGS: dict[str, str] = {
