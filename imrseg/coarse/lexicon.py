@@ -154,8 +154,7 @@ class Lexicon:
     def _mixture(self, word: str) -> Tensor:
         mixture = np.zeros(self.classes, np.float32)
         if word in READINGS:
-            for name in READINGS[word].split(", "):
-                mixture[self.class_names[name]] = 1
+            mixture[self._named(word)] = 1
             return torch.from_numpy(mixture / mixture.sum())
         t, row = self._tensors, self._row[word]
         for entry in range(t["lemma_start"][row], t["lemma_start"][row + 1]):
@@ -164,6 +163,11 @@ class Lexicon:
             weights = t["class_weight"][part].astype(np.float32)
             mixture[t["class"][part]] += float(t["sense_weight"][entry]) * weights / weights.sum()
         return torch.from_numpy(mixture / mixture.sum())
+
+    def _named(self, word: str) -> list[int]:
+        """The classes that a word of ``READINGS`` names, by themselves or by another such word."""
+        names = READINGS[word].split(", ")
+        return [i for n in names for i in (self.class_names[n] if n in self.class_names else self._named(n))]
 
     @cached_property
     def class_names(self) -> dict[str, list[int]]:

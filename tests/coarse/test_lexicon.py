@@ -76,7 +76,10 @@ def test_a_word_of_many_senses_holds_several_classes(lexicon):
 
 @pytest.mark.parametrize("word", READINGS)
 def test_an_everyday_word_means_the_classes_that_are_named(lexicon, word):
-    named = [i for name in READINGS[word].split(", ") for i in lexicon.class_names[name]]
+    names = READINGS[word].split(", ")
+    if names[0] in READINGS and names[0] not in lexicon.class_names:
+        names = READINGS[names[0]].split(", ")  # "shears" are read as "scissors"
+    named = [i for name in names for i in lexicon.class_names[name]]
     meaning = lexicon.meaning(word)
     assert (meaning.read_as, meaning.warnings) == (word, ())
     assert meaning.mixture[named].tolist() == pytest.approx([1 / len(named)] * len(named))
