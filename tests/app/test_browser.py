@@ -26,6 +26,7 @@ PORTRAIT, RUNNING, LION = (EXAMPLES_FOLDER / f"{name}.jpg" for name in ("cheetah
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")]
 expect = playwright.expect
+expect.set_options(timeout=30_000)  # milliseconds, as for actions: a busy machine is slow, not wrong
 
 
 @pytest.fixture(scope="module")
