@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -134,14 +135,14 @@ def main() -> None:
     ways: dict[str, dict[str, list[list[float]]]] = {"by hand": {}, "dictionary": {}}
     total = args.each * len(found)
     for label, picture, mask in tqdm(pictures(found, behind, args.each), total=total, mininterval=1):
-        for way, scores in ways.items():
-            reading = READINGS.pop(label, None) if way == "dictionary" else None
-            if label in lexicon:
-                scores.setdefault(label, []).append(score(segmenter, picture, label, mask))
-            if reading is not None:
-                READINGS[label] = reading
+        ways["by hand"].setdefault(label, []).append(score(segmenter, picture, label, mask))
+        if label in READINGS:
+            with mock.patch.dict(READINGS):
+                del READINGS[label]
+                if label in lexicon:
+                    ways["dictionary"].setdefault(label, []).append(score(segmenter, picture, label, mask))
     means = {way: {label: np.mean(rows, 0) for label, rows in scores.items()} for way, scores in ways.items()}
-    both = sorted(READINGS.keys() & means["dictionary"].keys())
+    both = sorted(means["dictionary"])
     print(
         f"{len(found)} stamps, {len(means['by hand'])} labels, {len(behind)} backgrounds; coarse and steps 1 to {STEPS}"
     )

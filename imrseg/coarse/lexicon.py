@@ -60,7 +60,7 @@ class Meaning:
 
     Attributes:
         mixture: weight of each class, float32 (classes,), sums to 1.
-        read_as: the dictionary word that was used, or None where the meaning was guessed.
+        read_as: the word that was looked up, or None where the meaning was guessed.
         warnings: one sentence for each thing the user should know.
     """
 
