@@ -18,14 +18,14 @@ from imrseg.models.consensus import Consensus
 from imrseg.models.efficientnet import EfficientNetLite
 from imrseg.models.graphs import GraphedStep, cuda_capture
 from imrseg.models.hsnet import SIDE, STRIDE, IMRHSNet
-from imrseg.models.lite import FINE, HIGH, MIDDLE, lite_refiner
+from imrseg.models.lite import DETAIL, FINE, HIGH, MIDDLE, lite_refiner
 from imrseg.models.pfenet import SIDE as PFENET_SIDE
 from imrseg.models.pfenet import STRIDE as PFENET_STRIDE
 from imrseg.models.pfenet import ZOOM, IMRPFENet
 from imrseg.models.refiner import Prepared, Refiner, RefinerState
 from imrseg.presets import Preset
 
-LITE_TRAITS = (FINE, MIDDLE, HIGH)
+LITE_TRAITS = (DETAIL, FINE, MIDDLE, HIGH)
 LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
 TOGETHER_ON_GPU = 5  # pairs of the paper's networks; a processor takes them one by one, which needs less memory
 LAUNCHES = ("eager", "graphs", "compile")  # how a step's kernels are started
@@ -135,7 +135,7 @@ def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
 
 
 def lite_encoder(device: torch.device) -> Encoder:
-    """EfficientNet-Lite0, which stage 1 and 2 of lite share."""
+    """EfficientNet-Lite2, which stage 1 and 2 of lite share."""
     return Encoder("lite", EfficientNetLite().to(device), LITE_SIDE, device)
 
 

@@ -58,11 +58,11 @@ def hsnet(start: str, **other: Any) -> dict[str, Any]:
 
 
 def lite(benchmark: str, shots: int = 1) -> dict[str, Any]:
-    return {"benchmark": benchmark, "shots": shots, "backbone": "efficientnet-lite0", "neck": "lite", "cell": "group",
+    return {"benchmark": benchmark, "shots": shots, "backbone": "efficientnet-lite2", "neck": "lite", "cell": "group",
             "schedule": "same", "start": "coarse", "trained": 3}  # fmt: skip
 
 
-LITE = ("EfficientNet-Lite0", "lite (ours)", "Image")
+LITE = ("EfficientNet-Lite2", "lite (ours)", "Image")
 VGG, RESNET = "VGG16", "ResNet50"
 COMPARED = ("Backbone", "Method", "A. type")
 ZERO = ("Method", "Shot", "Backbone")

@@ -189,7 +189,7 @@ def test_a_consensus_moves_every_picture_after_each_step(segmenter, cat, cup, sh
 
 def test_a_consensus_finds_nothing_where_the_network_finds_nothing(segmenter, cat):
     for consensus in ("off", "on"):
-        assert not segmenter.segment(cat, [], "sheep", consensus=consensus).mask.any()
+        assert not segmenter.segment(cat, [], "car", consensus=consensus).mask.any()
 
 
 def blot(value: int) -> np.ndarray:

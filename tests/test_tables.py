@@ -108,7 +108,7 @@ def test_the_shipped_lite_is_recognised(segmenter):
     header = origin(segmenter)
     told = facts({**BASE, **header, "coarse": "lite", "clip": None})
     assert told["neck"] == "lite"
-    assert told["backbone"] == "efficientnet-lite0"
+    assert told["backbone"] == "efficientnet-lite2"
     assert (told["cell"], told["trained"], told["coarse"]) == ("group", 3, "lite")
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from imrseg.errors import InputError
 from imrseg.images import open_picture, stretch
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0, EfficientNetLite
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2, EfficientNetLite
 
 BATCH = 8
 STRIDE = {
@@ -34,7 +34,7 @@ STRIDE = {
     "s32c": 32,
     "head": 32,
 }
-CHANNELS = {**EFFICIENTNET_LITE0, "head": 1280}
+CHANNELS = {**EFFICIENTNET_LITE2, "head": 1280}
 
 
 class View:

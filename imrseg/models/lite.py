@@ -19,20 +19,21 @@ from torch import Tensor, nn
 
 from imrseg.errors import InputError
 from imrseg.models.correlation import swap
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2
 from imrseg.models.hsnet import MASKINGS, check_name, resize_aligned
 from imrseg.models.imr import ConvCell, IMRCell, NoCell
 from imrseg.models.layers import MeasuredNorms, conv_block, resize
 from imrseg.models.lite_hsnet import LiteHSNetHead, LiteHSNetNeck
-from imrseg.models.pfenet import PFENetHead, PFENetNeck
+from imrseg.models.pfenet import PFENetNeck, PFENetPair, conv
 from imrseg.models.refiner import Refiner
 
 Features = dict[str, Tensor]
 
-FINE, MIDDLE, HIGH = "s8", "s16d", "s32c"  # the backbone's last layers of three strides
+DETAIL, FINE, MIDDLE, HIGH = "s4", "s8", "s16d", "s32c"  # the backbone's last layers of four strides
 CELLS = ("group", "conv", "none")
 MAPS = 10  # per correlated layer: five statistics across the images, five within
 PRIORS = 16  # channels that they become
+DETAILS = 24  # channels of the finest layer that the head sees
 DROPOUT = 0.5  # of the enriched features, PFENet's: the network shall not know the classes that it is trained on
 
 
@@ -88,22 +89,44 @@ class Highest(torch.autograd.Function):
         return None, out.unsqueeze(-2)
 
 
+@dataclass(frozen=True)
+class LitePair(PFENetPair):
+    """What the neck prepares once per pair.
+
+    Attributes:
+        detail: of either picture, (2B, DETAILS, h, w), of the masks' size.
+    """
+
+    detail: Tensor
+
+
 class LitePFENetNeck(PFENetNeck):
-    """PFENet's neck on EfficientNet-Lite0, whose last layers of strides 8 and 16 are "middle", that of 32 is "high"."""
+    """PFENet's neck on EfficientNet-Lite2, whose last layers of strides 8 and 16 are "middle", that of 32 is "high".
+
+    The layer of stride 4 goes past the neck to the head.
+    """
 
     def __init__(self, channels: int, priors: int = 1) -> None:
-        super().__init__(EFFICIENTNET_LITE0[FINE] + EFFICIENTNET_LITE0[MIDDLE], channels, DROPOUT, resize, priors)
+        super().__init__(EFFICIENTNET_LITE2[FINE] + EFFICIENTNET_LITE2[MIDDLE], channels, DROPOUT, resize, priors)
         # These layers end without a ReLU and differ in scale.
-        self.norms = MeasuredNorms({name: EFFICIENTNET_LITE0[name] for name in (FINE, MIDDLE, HIGH)})
+        self.norms = MeasuredNorms({name: EFFICIENTNET_LITE2[name] for name in (DETAIL, FINE, MIDDLE, HIGH)})
+        self.detail = nn.Sequential(conv(EFFICIENTNET_LITE2[DETAIL], DETAILS, 1), nn.ReLU())
 
     def measure(self, batches: Iterable[Features]) -> None:
         """Take the features' mean and variance per channel from ``batches``."""
         self.norms.measure(batches)
 
     def layers(self, features: Features) -> Features:
-        fine, middle, high = (norm(features[name].float()) for name, norm in self.norms.items())
+        fine, middle, high = (self._even(name, features) for name in (FINE, MIDDLE, HIGH))
         wide = resize(middle, (fine.shape[-2], fine.shape[-1]))
         return {"middle": torch.cat([fine, wide], 1), "high": high, MIDDLE: middle}
+
+    def prepare(self, query: Features, support: Features) -> LitePair:
+        detail = self.detail(torch.cat([self._even(DETAIL, query), self._even(DETAIL, support)]))
+        return LitePair(**vars(super().prepare(query, support)), detail=detail)
+
+    def _even(self, name: str, features: Features) -> Tensor:
+        return self.norms[name](features[name].float())
 
 
 class LiteNeck(LitePFENetNeck):
@@ -131,6 +154,27 @@ class LiteNeck(LitePFENetNeck):
     def prior(self, compared: dict[str, Correlation], masks: Tensor) -> Tensor:
         maps = [resize(c.describe(masks, swap(masks)), compared[MIDDLE].size) for c in compared.values()]
         return self.weigh(torch.cat(maps, 1))
+
+
+class LiteHead(nn.Module):
+    """Equations 5 and 6: PFENet's last convolutions, the last of which see the pictures at the masks' own size.
+
+    There object and background meet at the picture's edges, which features of stride 8 show no more.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(conv(channels, channels, 3), nn.ReLU(), conv(channels, channels, 3), nn.ReLU())
+        self.narrow = nn.Sequential(conv(channels, channels, 3), nn.ReLU())
+        self.classify = nn.Sequential(
+            nn.Conv2d(channels + DETAILS + 1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 2, 1)
+        )
+        self.mix = nn.Sequential(nn.Conv2d(3, 10, 1), nn.GELU(), nn.Conv2d(10, 2, 1))
+
+    def forward(self, x: Tensor, pair: LitePair, own: Tensor) -> Tensor:
+        x = resize(self.narrow(self.block(x) + x), pair.mask_size)
+        x = self.classify(torch.cat([x, pair.detail, own], 1))
+        return self.mix(torch.cat([x, own], 1))
 
 
 NECKS = ("lite", "hsnet", "pfenet")
@@ -169,7 +213,7 @@ def lite_refiner(
     else:
         guide = channels
         body = LiteNeck(channels) if neck == "lite" else LitePFENetNeck(channels)
-        head, how = PFENetHead(channels, 0.0, resize), resize
+        head, how = LiteHead(channels), resize
     inputs = 1 + channels + guide
     if cell == "group":
         memory: nn.Module = IMRCell(inputs, channels, squeeze=64)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from imrseg.models.conv4d import CenterPivotConv4d
 from imrseg.models.correlation import RawCorrelation
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2
 from imrseg.models.hsnet import HSNetHead, HSNetNeck, HSNetPair, block
 from imrseg.models.layers import MeasuredNorms, resize
 
@@ -26,9 +26,9 @@ class LiteHSNetNeck(HSNetNeck):
     """
 
     def __init__(self, channels: int, guide: int, masking: str) -> None:
-        middle = sum(EFFICIENTNET_LITE0[name] for name in LEVELS[1])
+        middle = sum(EFFICIENTNET_LITE2[name] for name in LEVELS[1])
         super().__init__((3, 4, 1), nn.Conv2d(middle, guide, 1), False, masking)
-        self.norms = MeasuredNorms({name: EFFICIENTNET_LITE0[name] for level in LEVELS for name in level})
+        self.norms = MeasuredNorms({name: EFFICIENTNET_LITE2[name] for level in LEVELS for name in level})
         self.squeeze = nn.ModuleList(
             block(*map(CenterPivotConv4d, (depth, 16, 32), (16, 32, channels), kernels, strides))
             for depth, kernels, strides in zip(

@@ -58,7 +58,7 @@ class Config:
     """
 
     network: str = "lite"
-    backbone: str = "efficientnet-lite0"
+    backbone: str = "efficientnet-lite2"
     neck: str = "lite"
     cell: str = "group"
     masking: str = "correlations"
@@ -66,7 +66,7 @@ class Config:
     channels: int = 48
     side: int = 320
     start: str = "coarse"
-    iterations: int = 800
+    iterations: int = 1200
     batch: int = 8
     steps: int = 3
     schedule: str = "same"
@@ -99,8 +99,8 @@ class Config:
             least = 1 if name in ("channels", "side", "iterations", "batch", "steps", "views", "validate_every") else 0
             if kind is not str and not least <= value < float("inf"):
                 raise InputError(f"{name} must be {least} or more, not {value}.")
-        if self.network == "lite" and self.backbone != "efficientnet-lite0":
-            raise InputError(f"lite runs on efficientnet-lite0, not on {self.backbone}.")
+        if self.network == "lite" and self.backbone != "efficientnet-lite2":
+            raise InputError(f"lite runs on efficientnet-lite2, not on {self.backbone}.")
         if self.network != "lite" and self.negatives:
             raise InputError(
                 "negatives are for lite, whose coarse masks of absent labels cost nothing. Set negatives=0."

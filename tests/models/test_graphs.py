@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imrseg.models import IMRHSNet, lite_refiner
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2
 from imrseg.models.graphs import KEPT, GraphedStep, cuda_capture
 from imrseg.models.refiner import RefinerState, mapped, tensors
 
@@ -33,10 +33,10 @@ class Recorder:
 
 def features(seed: int, batch: int = 1) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    strides = {name: int(name[1:].rstrip("abcd")) for name in EFFICIENTNET_LITE0}
+    strides = {name: int(name[1:].rstrip("abcd")) for name in EFFICIENTNET_LITE2}
     return {
         name: torch.randn(batch, channels, 64 // strides[name], 64 // strides[name], generator=rng)
-        for name, channels in EFFICIENTNET_LITE0.items()
+        for name, channels in EFFICIENTNET_LITE2.items()
     }
 
 

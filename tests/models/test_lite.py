@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from imrseg.images import open_picture, to_square
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0, EfficientNetLite
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2, EfficientNetLite
 from imrseg.models.layers import resize
 from imrseg.models.lite import Correlation, highest, lite_refiner
 
@@ -15,8 +15,8 @@ def backbone(segmenter) -> EfficientNetLite:
 def test_backbone_features_by_stride(backbone):
     with torch.inference_mode():
         out = backbone(torch.zeros(1, 3, 64, 96))
-    assert set(out) == {*EFFICIENTNET_LITE0, "head"}
-    for name, channels in EFFICIENTNET_LITE0.items():
+    assert set(out) == {*EFFICIENTNET_LITE2, "head"}
+    for name, channels in EFFICIENTNET_LITE2.items():
         stride = int(name[1:].rstrip("abcd"))
         assert out[name].shape == (1, channels, 64 // stride, 96 // stride)
     assert out["head"].shape == (1, 1280, 2, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from imrseg.errors import InputError
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2
 from imrseg.models.imr import ConvCell, IMRCell, NoCell
 from imrseg.models.layers import MeasuredNorms
 from imrseg.models.lite import lite_refiner
@@ -12,8 +12,8 @@ from imrseg.models.lite import lite_refiner
 
 def features(pairs: int, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    sizes = {k: 64 // int(k[1:].rstrip("abcd")) * 2 for k in EFFICIENTNET_LITE0}  # of pictures of 128 x 128
-    return {k: torch.randn(pairs, c, sizes[k], sizes[k], generator=generator) for k, c in EFFICIENTNET_LITE0.items()}
+    sizes = {k: 64 // int(k[1:].rstrip("abcd")) * 2 for k in EFFICIENTNET_LITE2}  # of pictures of 128 x 128
+    return {k: torch.randn(pairs, c, sizes[k], sizes[k], generator=generator) for k, c in EFFICIENTNET_LITE2.items()}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,21 @@ def test_every_parameter_learns_and_pairs_do_not_mix(settings):
     for state, single in zip(states, alone, strict=True):
         torch.testing.assert_close(state.query_masks[:1], single.query_masks, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(state.support_masks[:1], single.support_masks, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("neck", ["lite", "pfenet"])
+def test_a_pictures_own_edges_go_past_the_neck_to_its_mask(neck):
+    torch.manual_seed(0)
+    refiner = lite_refiner(neck=neck).eval()
+    query, support, mask = features(1, 0), features(1, 1), torch.rand(1, 1, 32, 32)
+    other = query | {"s4": features(1, 2)["s4"]}
+    states = [refiner.start(q, support, mask, mask) for q in (query, other)]
+    seen = [refiner.neck(state.pair, state.masks)[0] for state in states]
+    assert torch.equal(*seen)
+    one, two = (refiner.step(state) for state in states)
+    assert one.masks.shape == (2, 1, *query["s4"].shape[2:])
+    assert not torch.allclose(one.query_masks, two.query_masks)
+    assert torch.equal(one.support_masks, two.support_masks)
 
 
 def test_hsnet_itself_knows_nothing_of_its_own_pictures_mask():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from imrseg.errors import InputError
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2
 from imrseg.models.hsnet import resize_aligned
 from imrseg.models.lite import LitePFENetNeck, lite_refiner
 from imrseg.models.pfenet import (
@@ -27,9 +27,9 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tor
 
 
 def lite_features(batch: int, seed: int, side: int = 96) -> dict[str, torch.Tensor]:
-    strides = {name: int(name[1:].rstrip("abcd")) for name in EFFICIENTNET_LITE0}
+    strides = {name: int(name[1:].rstrip("abcd")) for name in EFFICIENTNET_LITE2}
     return {
-        name: drawn(batch, EFFICIENTNET_LITE0[name], side // stride, side // stride, seed=seed + i)
+        name: drawn(batch, EFFICIENTNET_LITE2[name], side // stride, side // stride, seed=seed + i)
         for i, (name, stride) in enumerate(strides.items())
     }
 
@@ -118,7 +118,7 @@ def test_fem_by_its_definition():
     torch.testing.assert_close(fem(fem.prepare(own), prototype, prior), expected, atol=1e-12, rtol=1e-12)
 
 
-# The loop, on EfficientNet-Lite0's features
+# The loop, on EfficientNet-Lite2's features
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +200,8 @@ def test_lites_features_are_evened_out_and_stay_so():
     neck.measure([features])
     before = {name: t.clone() for name, t in neck.norms.state_dict().items()}
     high = neck.layers(features)["high"]
-    torch.testing.assert_close(high.mean((0, 2, 3)), torch.zeros(320), atol=1e-4, rtol=0)
-    torch.testing.assert_close(high.var((0, 2, 3)), torch.ones(320), atol=1e-3, rtol=0)
+    torch.testing.assert_close(high.mean((0, 2, 3)), torch.zeros(352), atol=1e-4, rtol=0)
+    torch.testing.assert_close(high.var((0, 2, 3)), torch.ones(352), atol=1e-3, rtol=0)
     neck.prepare(lite_features(2, 5), lite_features(2, 6))
     assert all(torch.equal(t, before[name]) for name, t in neck.norms.state_dict().items())
 

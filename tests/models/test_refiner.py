@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from imrseg.models.efficientnet import EFFICIENTNET_LITE0
+from imrseg.models.efficientnet import EFFICIENTNET_LITE2
 from imrseg.models.lite import lite_refiner
 from imrseg.models.refiner import Refiner
 
 
 def features(batch: int, seed: int, side: int = 96) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    strides = {name: int(name[1:].rstrip("abcd")) for name in EFFICIENTNET_LITE0}
+    strides = {name: int(name[1:].rstrip("abcd")) for name in EFFICIENTNET_LITE2}
     return {
-        name: torch.randn(batch, EFFICIENTNET_LITE0[name], side // stride, side // stride, generator=rng)
+        name: torch.randn(batch, EFFICIENTNET_LITE2[name], side // stride, side // stride, generator=rng)
         for name, stride in strides.items()
     }
 

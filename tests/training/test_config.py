@@ -31,7 +31,7 @@ def test_the_papers_recipe():
         ("lite", "cell=gru", "group, conv, none"),
         ("lite", "schedule=cubic", "same, linear, none"),
         ("lite", "residual=yes", "true or false"),
-        ("lite", "backbone=resnet50", "efficientnet-lite0"),
+        ("lite", "backbone=resnet50", "efficientnet-lite2"),
         ("imr-hsnet-vgg16", "negatives=0.1", "negatives=0"),
     ],
 )
