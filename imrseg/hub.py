@@ -97,8 +97,8 @@ KNOWN = {
             what="the lite network and its class vectors",
             origin="checkpoints/README.md",
             licence="Apache-2.0; trained on PASCAL VOC 2012 and MSRC v2, see checkpoints/README.md",
-            size=1350660,
-            sha256="cfb0fad3422a25d006d835e164f72e7e519bcf5250da367a246739607882b92a",
+            size=1444316,
+            sha256="b851a5d802400a8985a0ecf5ed9fad4d12fc8b8144317d7140bfeeecc3d1d58c",
         ),
         Known(
             name="lite-text.safetensors",
