@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from imrseg.errors import InputError
 from imrseg.images import open_picture, stretch
-from imrseg.models.efficientnet import EFFICIENTNET_LITE2, EfficientNetLite
+from imrseg.models.efficientnet import BACKBONE, EFFICIENTNET_LITE2, EfficientNetLite
 
 BATCH = 8
 STRIDE = {
@@ -83,7 +83,7 @@ class CachedView(View):
     """A view whose features are made once and then read from disk.
 
     Args:
-        folder: where the features are kept; made on first use, found again by content of ``images``.
+        folder: where the features are kept; made on first use, found again by backbone and names of ``images``.
 
     Raises:
         InputError: the disk has no room for them.
@@ -92,7 +92,8 @@ class CachedView(View):
     def __init__(self, images: list[Path], index: int, side: int, folder: Path) -> None:
         super().__init__(images, index, side)
         names = "\n".join(path.name for path in images)
-        self.folder = folder / f"{hashlib.sha256(names.encode()).hexdigest()[:12]}-{side}-view{index}"
+        digest = hashlib.sha256(names.encode()).hexdigest()[:12]
+        self.folder = folder / f"{BACKBONE}-{digest}-{side}-view{index}"
         if not (self.folder / "complete").is_file():
             self._make()
         self._maps = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in CHANNELS}

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from imrseg.errors import WeightsError
 
-# Channels of the block outputs that EfficientNetLite returns; the number is the stride.
-EFFICIENTNET_LITE2 = {"s4": 24, "s8": 48, "s16a": 88, "s16b": 120, "s16c": 120, "s16d": 120,
-                      "s32a": 208, "s32b": 208, "s32c": 352}  # fmt: skip
+BACKBONE = "efficientnet-lite2"
 # Kernel, stride of the first block, expansion and channels of a stage; the names of its blocks' outputs, None for
-# those that are not given out.
+# those that are not given out. The number in a name is the stride.
 STAGES = (
     (3, 1, 1, 16, (None,)),
     (3, 2, 6, 24, (None, None, "s4")),
@@ -31,6 +29,8 @@ STAGES = (
     (3, 1, 6, 352, ("s32c",)),
 )
 NAMES = tuple(name for *_, names in STAGES for name in names)
+# Channels of the block outputs that EfficientNetLite returns.
+EFFICIENTNET_LITE2 = {name: channels for *_, channels, names in STAGES for name in names if name}
 NORM_EPSILON = 1e-3
 
 

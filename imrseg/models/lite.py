@@ -159,7 +159,9 @@ class LiteNeck(LitePFENetNeck):
 class LiteHead(nn.Module):
     """Equations 5 and 6: PFENet's last convolutions, the last of which see the pictures at the masks' own size.
 
-    There object and background meet at the picture's edges, which features of stride 8 show no more.
+    There object and background meet at the picture's edges, which features of stride 8 show no more. ``forward``
+    takes ``C`` + hidden state (2B, channels, h, w), the ``LitePair`` and the own masks (2B, 1, 2h, 2w) in [0, 1], and
+    gives logits (2B, 2, 2h, 2w).
     """
 
     def __init__(self, channels: int) -> None:

@@ -168,6 +168,18 @@ def test_features_that_do_not_fit_on_the_disk_are_refused_before(pictures, tmp_p
         CachedView(images, 0, 320, tmp_path)
 
 
+def test_features_of_another_backbone_are_not_taken_for_ones_own(pictures, tmp_path, monkeypatch):
+    images = sorted((pictures / "mug/images").iterdir())
+    with monkeypatch.context() as before:
+        before.setattr("imrseg.data.features.BACKBONE", "another")
+        other = CachedView(images, 0, 64, tmp_path).folder
+    made = CachedView(images, 0, 64, tmp_path).folder
+    assert made != other
+    again = (made / "head.npy").stat().st_mtime_ns
+    assert CachedView(images, 0, 64, tmp_path).folder == made
+    assert (made / "head.npy").stat().st_mtime_ns == again  # found, not made anew
+
+
 def test_training_stops_where_pictures_kept_back_gain_no_more(sources, cache, tmp_path, monkeypatch):
     scores = iter([0.3, 0.5, 0.4, 0.45, 0.9])
     kept = []
