@@ -98,7 +98,7 @@ KNOWN = {
             origin="checkpoints/README.md",
             licence="Apache-2.0; trained on PASCAL VOC 2012 and MSRC v2, see checkpoints/README.md",
             size=1444316,
-            sha256="b851a5d802400a8985a0ecf5ed9fad4d12fc8b8144317d7140bfeeecc3d1d58c",
+            sha256="3f5364355ef995347e3ec8f57b606d21a4ea32aa7037267bc2fd675d085d896f",
         ),
         Known(
             name="lite-text.safetensors",

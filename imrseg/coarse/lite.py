@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 DISTRACTION = 0.25  # share of what the picture shows anyway that is taken off
-FAINT = 1e-3  # mean of a map under which nothing speaks for the label
+MILDNESS = 2.0  # temperature of the contest at each position
+FAINT = 1e-5  # mean of a map under which nothing speaks for the label
 
 
 class LiteCam(nn.Module):
@@ -26,8 +27,17 @@ class LiteCam(nn.Module):
     The gradient with respect to the features needs no backward pass: it is ``(r - d p - (1 - d) / K) W``, the
     same at every position, where ``p`` is the softmax of ``z`` and ``r`` the gradient of ``l``.
 
+    Since it is the same everywhere, the map of "sofa" is high on the dog that lies on one, for dogs and sofas are
+    seen together. Beyond Grad-CAM, therefore, each position is contested: with its own logits ``u``, which are those
+    of a picture that shows nothing else, the map is multiplied by ``sigmoid((own - others) / t)``, t = ``MILDNESS``,
+
+        own = log sum_k r_k exp(u_k / t),       others = log sum_(k: a_k = 0) p_k exp(u_k / t)
+
+    that is: by the odds that it shows the label's classes and not what else the picture shows.
+
     Distractors, mixtures ``b`` of other things in the picture, take over half of what is taken off for
     what it shows: ``d logsumexp(z)`` becomes ``d / 2 logsumexp(z)`` and d / 2 of the mean of ``l(b)`` over them.
+    They contest positions, too.
 
     Args:
         weight: class vectors (K, C). bias: (K,).
@@ -69,12 +79,17 @@ class LiteCam(nn.Module):
         """
         z = features.mean((2, 3)) @ self.weight.T + self.bias
         label, shown = self._chosen(mixture, z), z.softmax(1)
-        cam = self._map(features, label, shown)
+        places = torch.einsum("kc,bchw->bkhw", self.weight, features) + self.bias[:, None, None]
+        foreign = mixture == 0
+
+        def contested(shown: Tensor) -> Tensor:
+            return self._map(features, label, shown) * odds(places, label, shown * foreign)
+
+        cam = contested(shown)
         evidence = cam.mean((1, 2, 3)).clamp_min(FAINT).log()
         if distractors is not None and len(distractors):
-            shown = (shown + self._chosen(distractors, z.unsqueeze(1)).mean(1)) / 2
-            cam = self._map(features, label, shown)
-        return cam / cam.amax((2, 3), keepdim=True).clamp_min(1e-6), evidence
+            cam = contested((shown + self._chosen(distractors, z.unsqueeze(1)).mean(1)) / 2)
+        return cam / cam.amax((2, 3), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny), evidence
 
     def _likelihood(self, mixture: Tensor, z: Tensor) -> Tensor:
         """``l`` of mixtures (..., K), given logits (..., K)."""
@@ -95,3 +110,18 @@ class LiteCam(nn.Module):
         """Grad-CAM (B, 1, h, w), >= 0, of the target whose derivatives by the logits are ``label - d shown - ...``."""
         gradient = (label - DISTRACTION * shown) @ self.weight - (1 - DISTRACTION) * self.mean
         return torch.einsum("bc,bchw->bhw", gradient, features).relu().unsqueeze(1)
+
+
+def odds(places: Tensor, label: Tensor, others: Tensor) -> Tensor:
+    """How far each position shows the label and not something else, (B, 1, h, w) in [0, 1].
+
+    Args:
+        places: logits of each position, (B, K, h, w).
+        label, others: weights of the classes, (B, K).
+    """
+    tiny = torch.finfo(places.dtype).tiny
+
+    def speaks(weights: Tensor) -> Tensor:
+        return torch.logsumexp(weights.clamp_min(tiny).log()[:, :, None, None] + places / MILDNESS, 1, keepdim=True)
+
+    return ((speaks(label) - speaks(others)) / MILDNESS).sigmoid()
