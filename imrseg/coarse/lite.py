@@ -33,7 +33,7 @@ class LiteCam(nn.Module):
 
         own = log sum_k r_k exp(u_k / t),       others = log sum_(k: a_k = 0) p_k exp(u_k / t)
 
-    that is: by the odds that it shows the label's classes and not what else the picture shows.
+    that is: by the probability, softened, that it shows the label's classes and not what else the picture shows.
 
     Distractors, mixtures ``b`` of other things in the picture, take over half of what is taken off for
     what it shows: ``d logsumexp(z)`` becomes ``d / 2 logsumexp(z)`` and d / 2 of the mean of ``l(b)`` over them.
@@ -83,7 +83,7 @@ class LiteCam(nn.Module):
         foreign = mixture == 0
 
         def contested(shown: Tensor) -> Tensor:
-            return self._map(features, label, shown) * odds(places, label, shown * foreign)
+            return self._map(features, label, shown) * posterior(places, label, shown * foreign)
 
         cam = contested(shown)
         evidence = cam.mean((1, 2, 3)).clamp_min(FAINT).log()
@@ -112,8 +112,8 @@ class LiteCam(nn.Module):
         return torch.einsum("bc,bchw->bhw", gradient, features).relu().unsqueeze(1)
 
 
-def odds(places: Tensor, label: Tensor, others: Tensor) -> Tensor:
-    """How far each position shows the label and not something else, (B, 1, h, w) in [0, 1].
+def posterior(places: Tensor, label: Tensor, others: Tensor) -> Tensor:
+    """The probability that each position shows the label and not something else, softened: (B, 1, h, w) in [0, 1].
 
     Args:
         places: logits of each position, (B, K, h, w).

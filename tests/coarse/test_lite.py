@@ -30,7 +30,7 @@ def grad_cam(cam: LiteCam, features: torch.Tensor, mixture: torch.Tensor, distra
 
 
 def contest(cam: LiteCam, features: torch.Tensor, mixture: torch.Tensor, distractors: torch.Tensor) -> torch.Tensor:
-    """The odds that each position shows the label, by plain loops over pictures and positions."""
+    """The probability that each position shows the label, by plain loops over pictures and positions."""
     out = torch.zeros(len(features), 1, *features.shape[2:]).to(features)
     for b, picture in enumerate(features):
         pooled = picture.mean((1, 2)) @ cam.weight.T + cam.bias
