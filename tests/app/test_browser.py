@@ -80,7 +80,14 @@ def run(page, label=None):
     if label is not None:
         page.locator("#label").get_by_role("textbox").fill(label)
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("#status")).to_contain_text(re.compile(r"step[s]? in|coarse mask only"), timeout=30_000)
+    at_rest(page, re.compile(r"step[s]? in|coarse mask only"))
+
+
+def at_rest(page, words="3 steps in"):
+    """A run is over: the status has ``words``, and what the run's last message sets again has been set."""
+    status = page.locator("#status")
+    expect(status).to_contain_text(words, timeout=60_000)
+    expect(status.get_by_test_id("status-tracker")).to_have_class(re.compile(r"\bhide\b"))
 
 
 def shown(page, who="query"):
@@ -131,7 +138,7 @@ def test_views_threshold_and_filmstrip_change_what_is_shown(visit):
     page = visit()
     page.locator("#examples [data-example]").first.click()
     expect(page.locator("#strip [data-step]")).to_have_count(4, timeout=30_000)
-    expect(page.locator("#status")).to_contain_text("3 steps in")
+    at_rest(page)
     page.locator("#strip [data-step='1']").click()
     expect(page.locator("#query-view")).to_contain_text("Query, step 1")
     expect(page.locator("#step input[type=range]")).to_have_value("1")
@@ -150,7 +157,7 @@ def test_views_threshold_and_filmstrip_change_what_is_shown(visit):
 def test_the_large_pictures_say_what_they_show(visit):
     page = visit()
     page.locator("#examples [data-example]").first.click()
-    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=30_000)
+    at_rest(page)
     for who, name in (("query", PORTRAIT.name), ("support", RUNNING.name)):
         words = re.compile(rf"{who}, step 3: covers .* %.*{re.escape(name)}", re.IGNORECASE | re.DOTALL)
         expect(page.locator(f"#{who}-view img")).to_have_attribute("alt", words)
@@ -161,7 +168,7 @@ def test_the_large_pictures_say_what_they_show(visit):
 def test_five_supports_and_their_shares(visit):
     page = visit()
     page.locator("#examples [data-example]").filter(has_text="5 supports").click()
-    expect(page.locator("#status")).to_contain_text(re.compile("“feline”.*3 steps in", re.DOTALL), timeout=30_000)
+    at_rest(page, re.compile("“feline”.*3 steps in", re.DOTALL))
     expect(page.locator("#used input[type=checkbox]")).to_have_count(5)
     expect(page.locator("#which-support input")).to_have_count(5)
     picture = page.locator("#query-view img")
@@ -176,10 +183,10 @@ def test_an_example_without_supports_and_one_with_two(visit):
     page = visit()
     cards = page.locator("#examples [data-example]")
     cards.filter(has_text="words only").first.click()
-    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=30_000)
+    at_rest(page)
     expect(page.locator("#support-view")).to_be_hidden()
     cards.filter(has_text="2 supports").click()
-    expect(page.locator("#status")).to_contain_text(re.compile("“big cat”.*3 steps in", re.DOTALL), timeout=30_000)
+    at_rest(page, re.compile("“big cat”.*3 steps in", re.DOTALL))
     expect(page.locator("#support-view-note")).to_contain_text(RUNNING.name)
     page.locator("#which-support").get_by_label("2").check()
     expect(page.locator("#support-view-note")).to_contain_text(PORTRAIT.name)
@@ -194,7 +201,7 @@ def test_two_visitors_see_their_own_pictures(visit):
     for page in (one, two):
         page.get_by_role("button", name="Run", exact=True).click()
     for page, name, label in ((one, PORTRAIT.name, "cheetah"), (two, LION.name, "lion")):
-        expect(page.locator("#status")).to_contain_text("steps in", timeout=30_000)
+        at_rest(page, "steps in")
         go_to(page, 1)
         expect(page.locator("#query-view-note")).to_contain_text(name)
         expect(page.locator("#status")).to_contain_text(f"“{label}”")
@@ -241,7 +248,7 @@ def test_files_dropped_by_the_mouse(visit):
 def test_arrow_keys_and_play_go_through_the_steps(visit):
     page = visit()
     page.locator("#examples [data-example]").first.click()
-    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=60_000)
+    at_rest(page)
     page.locator("#head").click()
     for key, name in (("ArrowLeft", "step 2"), ("ArrowLeft", "step 1"), ("ArrowRight", "step 2")):
         page.keyboard.press(key)
@@ -257,7 +264,7 @@ def test_arrow_keys_and_play_go_through_the_steps(visit):
 def test_a_mask_is_corrected_by_a_brush_and_refined_on(visit):
     page = visit()
     page.locator("#examples [data-example]").first.click()
-    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=60_000)
+    at_rest(page)
     before = covered(page)
     page.get_by_role("button", name="Correct the mask").click()
     page.get_by_role("button", name="Paint on the step shown").click()
@@ -273,7 +280,7 @@ def test_a_mask_is_corrected_by_a_brush_and_refined_on(visit):
     page.wait_for_timeout(800)
     page.get_by_role("button", name="Refine on from here").click()
     expect(page.locator("#strip [data-step]")).to_have_count(5, timeout=60_000)
-    expect(page.locator("#status")).to_contain_text("4 steps in")
+    at_rest(page, "4 steps in")
     assert covered(page) != before
 
 
@@ -308,7 +315,7 @@ def opened(path):
 def test_every_format_can_be_taken_away(visit, tmp_path):
     page = visit()
     page.locator("#examples [data-example]").first.click()
-    expect(page.locator("#status")).to_contain_text("3 steps in", timeout=60_000)
+    at_rest(page)
     for wish in (*FORMATS, EVERYTHING):
         page.locator("#format input").click()
         page.get_by_role("option", name=wish, exact=True).click()
