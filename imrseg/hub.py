@@ -97,8 +97,8 @@ KNOWN = {
             what="the lite network and its class vectors",
             origin="checkpoints/README.md",
             licence="Apache-2.0; trained on PASCAL VOC 2012 and MSRC v2, see checkpoints/README.md",
-            size=1444316,
-            sha256="3f5364355ef995347e3ec8f57b606d21a4ea32aa7037267bc2fd675d085d896f",
+            size=1444324,
+            sha256="b9a98cb12ff4354e0f620a039217d7a33b5ae073db82e8f12fb932c03843f46b",
         ),
         Known(
             name="lite-text.safetensors",

@@ -69,7 +69,7 @@ class Config:
     iterations: int = 1200
     batch: int = 8
     steps: int = 3
-    schedule: str = "same"
+    schedule: str = "linear"
     support_weight: float = 1.0
     dice: float = 0.5
     optimizer: str = "adamw"
@@ -113,18 +113,19 @@ def _paper(**settings: Any) -> Config:
         "masking": "features", "dice": 0.0, "optimizer": "adam", "learning_rate": 2e-4, "weight_decay": 0.0,
         "decay": "constant", "warmup": 0, "clip": 0.0, "precision": "float32", "negatives": 0.0, "alone": 0.0,
         "jitter": 0.0, "views": 1, "flip": 0.0, "held_out": 0.05, "iterations": 40_000, "batch": 20, "steps": 2,
+        "schedule": "same",
     }  # fmt: skip
     return Config(**plain | settings)
 
 
 _TWIN: dict[str, Any] = {"network": "imr-hsnet", "side": 400}
 # HSNet itself: no memory, no mask of its own picture, one step.
-_HSNET: dict[str, Any] = {"cell": "none", "masking": "features", "residual": False, "steps": 1}
+_HSNET: dict[str, Any] = {"schedule": "same", "cell": "none", "masking": "features", "residual": False, "steps": 1}
 
 CONFIGS = {
     "lite": Config(),
-    "lite-hsnet": Config(neck="hsnet"),
-    "lite-pfenet": Config(neck="pfenet"),
+    "lite-hsnet": Config(neck="hsnet", schedule="same"),
+    "lite-pfenet": Config(neck="pfenet", schedule="same"),
     "lite-hsnet-pretrained": Config(neck="hsnet", start="true", jitter=0.0, **_HSNET),
     "lite-hsnet-retrained": Config(neck="hsnet", **_HSNET),
     "imr-hsnet-resnet50": _paper(backbone="resnet50", **_TWIN),
