@@ -83,10 +83,10 @@ def run(page, label=None):
     at_rest(page, re.compile(r"step[s]? in|coarse mask only"))
 
 
-def at_rest(page, words="3 steps in"):
+def at_rest(page, words="3 steps in", timeout=30_000):
     """A run is over: the status has ``words``, and what the run's last message sets again has been set."""
     status = page.locator("#status")
-    expect(status).to_contain_text(words, timeout=60_000)
+    expect(status).to_contain_text(words, timeout=timeout)
     expect(status.get_by_test_id("status-tracker")).to_have_class(re.compile(r"\bhide\b"))
 
 
@@ -248,7 +248,7 @@ def test_files_dropped_by_the_mouse(visit):
 def test_arrow_keys_and_play_go_through_the_steps(visit):
     page = visit()
     page.locator("#examples [data-example]").first.click()
-    at_rest(page)
+    at_rest(page, timeout=60_000)
     page.locator("#head").click()
     for key, name in (("ArrowLeft", "step 2"), ("ArrowLeft", "step 1"), ("ArrowRight", "step 2")):
         page.keyboard.press(key)
@@ -264,7 +264,7 @@ def test_arrow_keys_and_play_go_through_the_steps(visit):
 def test_a_mask_is_corrected_by_a_brush_and_refined_on(visit):
     page = visit()
     page.locator("#examples [data-example]").first.click()
-    at_rest(page)
+    at_rest(page, timeout=60_000)
     before = covered(page)
     page.get_by_role("button", name="Correct the mask").click()
     page.get_by_role("button", name="Paint on the step shown").click()
@@ -315,7 +315,7 @@ def opened(path):
 def test_every_format_can_be_taken_away(visit, tmp_path):
     page = visit()
     page.locator("#examples [data-example]").first.click()
-    at_rest(page)
+    at_rest(page, timeout=60_000)
     for wish in (*FORMATS, EVERYTHING):
         page.locator("#format input").click()
         page.get_by_role("option", name=wish, exact=True).click()

@@ -68,6 +68,14 @@ def as_map(x: torch.Tensor) -> torch.Tensor:
     return x if x.ndim == 4 else x[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
 
 
+def grad_cam(layer: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Maps (B, h, w), each stretched to [0, 1], of a layer and the gradient by it, (B, C, h, w)."""
+    maps = (gradient.mean((2, 3), keepdim=True) * layer).sum(1).relu()
+    maps = maps - maps.amin((1, 2), keepdim=True)
+    highest = maps.amax((1, 2), keepdim=True)
+    return torch.where(highest > 0, maps / highest, 0)
+
+
 class Classifier(nn.Module):
     """Pictures -> how much each prompt fits, by open_clip's own forward pass."""
 
@@ -88,12 +96,8 @@ def test_equals_autograd_through_the_tower(cam, images, contrast):
     scores = Classifier(cam, contrast)(images.requires_grad_())
     hook.remove()
     (scores[0, 2] + scores[1, 0]).backward()
-    gradient, layer = as_map(kept[0].grad), as_map(kept[0])
-    expected = (gradient.mean((2, 3), keepdim=True) * layer).sum(1).relu().detach()
-    expected = expected - expected.amin((1, 2), keepdim=True)
-    highest = expected.amax((1, 2), keepdim=True)
-    expected = torch.where(highest > 0, expected / highest, 0)
-    assert (highest > 0).any()
+    expected = grad_cam(as_map(kept[0].detach()), as_map(kept[0].grad))
+    assert expected.any()
     torch.testing.assert_close(cam.maps(images, PROMPTS, [2, 0], contrast), expected, atol=1e-6, rtol=1e-6)
 
 
@@ -363,20 +367,16 @@ def test_scores_equal_openais(rn50, expected, threads):
 
 
 def by_autograd(cam: ClipCam, image: torch.Tensor, targets: list[int], contrast: str) -> list[torch.Tensor]:
-    """Grad-CAM of open_clip's own forward, as OpenAI's code makes it: (7, 7) for each target."""
+    """Grad-CAM by open_clip alone, in the order of OpenAI's code: (7, 7) for each target."""
     kept: list[torch.Tensor] = []
-    hook = cam.model.visual.layer4[-1].register_forward_hook(
-        lambda module, args, out: kept.append(out.detach().requires_grad_()) or kept[-1]
-    )
+    hook = explained_layer(cam).register_forward_hook(lambda *a: kept.append(a[2].requires_grad_()))
     vector = F.normalize(cam.model.encode_image(image), dim=-1)
     hook.remove()
-    logits = 100 * vector @ cam.prompt_features(VOC_PROMPTS).T
+    text = F.normalize(cam.model.encode_text(open_clip.tokenize(VOC_PROMPTS)), dim=-1)
+    logits = 100 * vector @ text.T
     scores = logits.softmax(-1)[0] if contrast == "softmax" else logits[0]
-    maps = []
-    for target in targets:
-        (gradient,) = torch.autograd.grad(scores[target], kept, retain_graph=True)
-        maps.append(clip.scale((gradient.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1).relu())[0])
-    return maps
+    gradients = [torch.autograd.grad(scores[target], kept, retain_graph=True)[0] for target in targets]
+    return [grad_cam(kept[0].detach(), gradient)[0] for gradient in gradients]
 
 
 @needs_parity

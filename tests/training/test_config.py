@@ -19,6 +19,11 @@ def test_the_papers_recipe():
     assert CONFIGS["imr-hsnet-resnet50"].side == 400
 
 
+def test_later_steps_count_more_in_lite_alone():
+    assert {name for name, config in CONFIGS.items() if config.schedule != "same"} == {"lite"}
+    assert CONFIGS["lite"].schedule == "linear"
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "said"),
     [
