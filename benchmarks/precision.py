@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from imrseg import Segmenter
 from imrseg.data.benchmarks import held_out
 from imrseg.data.entries import episodes
+from imrseg.precision import PRECISIONS
 from imrseg.run import Result
-from imrseg.segmenter import PRECISIONS
 
 FOLDS = range(4)
 
@@ -55,7 +55,7 @@ def main() -> None:
         changed.append(float(np.mean(found[exact].mask != found[lower].mask)))
     write(
         {
-            **machine(exact.device), "preset": args.preset, "precision": args.precision, "pairs": len(changed),
+            **machine(exact.device), "preset": args.preset, "precision": lower.precision, "pairs": len(changed),
             "changed_pixels": float(np.mean(changed)), "changed_pixels_p95": float(np.percentile(changed, 95)),
             "ratio": median(ratios),
         },

@@ -179,7 +179,9 @@ def main() -> None:
                 "growth": growth(job, Path(folder), max(1, args.runs // 3)),
                 **memory(args, preset),
             }
-    write({**machine(segmenter.device), "precision": args.precision, "runs": args.runs, "presets": found}, args.json)
+    write(
+        {**machine(segmenter.device), "precision": segmenter.precision, "runs": args.runs, "presets": found}, args.json
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def bench(
     return {
         "preset": preset,
         "steps": segmenter.preset.steps,
-        "precision": precision,
+        "precision": segmenter.precision,
         "launch": launch,
         "device": str(segmenter.device),
         "processor": platform.processor() or platform.machine(),

@@ -22,11 +22,11 @@ from imrseg.images import ImageSource, Picture
 from imrseg.models.consensus import Consensus
 from imrseg.models.refiner import Prepared
 from imrseg.networks import LAUNCHES, Network, lite_encoder, load_network
+from imrseg.precision import check_precision, lacks_bfloat16
 from imrseg.presets import Preset, get_preset
 from imrseg.run import Options, Result, Run, Step
 
 MAX_STEPS = 20
-PRECISIONS = ("float32", "bfloat16", "float16")
 MAX_SEED = 2**64 - 1
 REMEMBERED = 512 * 2**20  # bytes of features that are kept
 
@@ -82,7 +82,8 @@ class Segmenter:
                 RN50) or "clip:MODEL", a ResNet or ViT of open_clip such as "clip:ViT-B-16/openai".
             clip: how CLIP's coarse masks are made.
             precision: that refinement computes in: "float32", exact; "bfloat16", faster where the processor
-                or GPU has it; "float16", for GPUs. Norms, soft-maxes, the memory and the consensus stay float32.
+                or GPU has it (a processor without it takes float32, and says so); "float16", for GPUs. Norms,
+                soft-maxes, the memory and the consensus stay float32.
             launch: "eager"; "graphs": steps as CUDA graphs, on a GPU; "compile": by ``torch.compile``, which
                 needs a C++ compiler and a minute at the first step.
 
@@ -97,7 +98,10 @@ class Segmenter:
         if kind == "lite" and clip is not None:
             raise InputError("Settings of CLIP were given, but the coarse masks are lite's. Choose coarse=clip.")
         path = weights.find(checkpoint or preset.checkpoint)
-        dtype = check_precision(precision, where)
+        dtype, notes = check_precision(precision, where), []
+        if dtype == torch.bfloat16 and lacks_bfloat16(where):
+            precision, dtype = "float32", torch.float32
+            notes = ["This processor is slow in bfloat16; float32 was used, which is exact."]
         if launch not in LAUNCHES or (launch == "graphs" and where.type != "cuda"):
             raise InputError(
                 f"Steps cannot be launched by “{launch}” on {where}. Accepted: eager, compile; graphs on CUDA."
@@ -111,7 +115,7 @@ class Segmenter:
             encoder = network.encoder if own else lite_encoder(where)
             masker = LiteMasker(path if own else weights.find("lite.safetensors"), weights.find(LEXICON), encoder)
         segmenter = cls(preset, masker, network, where)
-        segmenter.precision = precision
+        segmenter.precision, segmenter.notes = precision, notes
         if where.type != "cpu":
             segmenter._reload = partial(cls.from_preset, name, "cpu", checkpoint, coarse, clip)
         return segmenter
@@ -320,18 +324,6 @@ def check_whole(value: Any, name: str, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= most:
         raise InputError(f"The {name} must be a whole number from 0 to {most}, not {shown(value)}.")
     return int(value)
-
-
-def check_precision(name: str, device: torch.device) -> torch.dtype:
-    """The torch type for a user's word.
-
-    Raises:
-        InputError: there is none of that name, or not on this device.
-    """
-    accepted = PRECISIONS if device.type == "cuda" else PRECISIONS[:2]
-    if name not in accepted:
-        raise InputError(f"There is no precision “{name}” on {device}. Accepted: {', '.join(accepted)}.")
-    return getattr(torch, name)
 
 
 def size_of(features: Features) -> int:

@@ -12,6 +12,7 @@ from PIL import Image
 from imrseg import ClipSettings, InputError, Segmenter, Step
 from imrseg.export import describe
 from imrseg.postprocess import aggregate
+from imrseg.precision import lacks_bfloat16
 from imrseg.run import MAX_LABEL, MAX_SUPPORTS
 from imrseg.segmenter import MAX_STEPS, pick_device, size_of
 
@@ -274,6 +275,7 @@ def test_the_gpu_agrees_with_the_cpu(segmenter, cat, cup):
         np.testing.assert_allclose(a.query_soft, b.query_soft, atol=0.02)
 
 
+@pytest.mark.skipif(lacks_bfloat16(torch.device("cpu")), reason="a processor without bfloat16")
 def test_lower_precision_stays_near_and_is_told(segmenter, cat, cup, tmp_path):
     near = Segmenter.from_preset("lite", "cpu", precision="bfloat16")
     exact, low = segmenter.segment(cat, [cup], "cat"), near.segment(cat, [cup], "cat")
@@ -282,6 +284,16 @@ def test_lower_precision_stays_near_and_is_told(segmenter, cat, cup, tmp_path):
     assert 0 < difference.max() < 0.2
     assert (low.mask != exact.mask).mean() < 0.005
     assert (describe(near)["precision"], describe(segmenter)["precision"]) == ("bfloat16", "float32")
+
+
+def test_a_processor_without_bfloat16_takes_float32_and_says_so(segmenter, cat, cup, monkeypatch):
+    monkeypatch.setattr("imrseg.segmenter.lacks_bfloat16", lambda device: True)
+    careful = Segmenter.from_preset("lite", "cpu", precision="bfloat16")
+    found, exact = careful.segment(cat, [cup], "cat"), segmenter.segment(cat, [cup], "cat")
+    assert all(same(a, b) for a, b in zip(found.steps, exact.steps, strict=True))
+    assert describe(careful)["precision"] == "float32"
+    assert [w for w in found.warnings if w not in exact.warnings] == careful.notes
+    assert "bfloat16" in careful.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ where it stopped, and several processes see together what one would.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from imrseg.coarse.maskers import Masker
 from imrseg.data.benchmarks import gather
 from imrseg.data.entries import Entry
 from imrseg.errors import InputError
+from imrseg.precision import lacks_bfloat16
 from imrseg.training.calibrate import calibrate
 from imrseg.training.config import CONFIGS, Config, get_config
 from imrseg.training.data import Starts, TrainingSet, disturb, make_batch
@@ -28,6 +30,8 @@ from imrseg.training.starts import CoarseMasks, StoredMasks, TrueMasks, load_mas
 from imrseg.training.trainees import new_trainee
 
 __all__ = ["CONFIGS", "Config", "disturb", "gather", "get_config", "load_masker", "segmentation_loss", "train"]
+
+log = logging.getLogger(__name__)
 
 MEASURED = 20  # batches that the norms of a lite network are measured on
 
@@ -55,6 +59,9 @@ def train(
         WeightsError: the backbone's weights cannot be had.
     """
     device = device or torch.device("cpu")
+    if config.precision == "bfloat16" and lacks_bfloat16(device):
+        log.warning("This processor is slow in bfloat16: training computes in float32.")
+        config = replace(config, precision="float32")
     lite = config.network == "lite"
     if masker is None and not lite and config.start == "coarse":
         raise InputError(f"{config.network} needs a coarse masker to train with.")

@@ -41,7 +41,7 @@ class Config:
         optimizer, learning_rate, weight_decay: "adam" takes no weight decay.
         decay, warmup: of the learning rate; iterations until it is reached.
         clip: of the gradient's norm; 0: none.
-        precision: of products and convolutions in training.
+        precision: of products and convolutions in training; float32 on a processor without bfloat16.
         negatives: share of episodes whose query does not show the label and must come out empty.
         alone: share of the others whose query is its own support, as without any.
         jitter: share of coarse masks that are sharpened, blurred or disturbed.

@@ -14,10 +14,12 @@ from imrseg import Segmenter, weights
 from imrseg.data.features import CachedView
 from imrseg.errors import InputError
 from imrseg.networks import load_network
+from imrseg.precision import lacks_bfloat16
 from imrseg.presets import PRESETS
 from imrseg.training import CONFIGS, gather, loop, train, trainees
 
 TINY = replace(CONFIGS["lite"], iterations=2, batch=2, views=2)
+NO_BFLOAT16 = lacks_bfloat16(torch.device("cpu"))
 SMALL = {"iterations": 2, "batch": 2, "held_out": 0.0, "steps": 2}
 
 
@@ -60,6 +62,15 @@ def test_a_run_gives_a_checkpoint_that_segments(sources, pictures, cache, tmp_pa
     assert weights.describe(checkpoint)
 
 
+def test_without_bfloat16_training_takes_float32_and_says_so(sources, cache, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("imrseg.training.lacks_bfloat16", lambda device: True)
+    checkpoint = train(*sources, TINY, tmp_path / "careful", cache)
+    assert "bfloat16" in caplog.text
+    assert weights.header(checkpoint)["config"]["precision"] == "float32"
+    exact = train(*sources, replace(TINY, precision="float32"), tmp_path / "exact", cache)
+    assert all(torch.equal(tensor, load_file(exact)[name]) for name, tensor in load_file(checkpoint).items())
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -84,7 +95,10 @@ def test_ablations_train_and_are_read_back(sources, pictures, cache, tmp_path, s
     ("precision", "side"),
     # PyTorch's gradients of a bfloat16 convolution with a stride are wrong on a processor where it sees a single
     # position, as in the squeezing blocks at 64.
-    [("float32", 64), ("bfloat16", 224)],
+    [
+        ("float32", 64),
+        pytest.param("bfloat16", 224, marks=pytest.mark.skipif(NO_BFLOAT16, reason="a processor without bfloat16")),
+    ],
 )
 def test_imr_hsnet_trains_on_masks_made_once(sources, tmp_path, untrained_backbones, segmenter, precision, side):
     config = replace(CONFIGS["imr-hsnet-vgg16"], side=side, precision=precision, **SMALL | {"iterations": 1})
