@@ -35,16 +35,20 @@ NORM_EPSILON = 1e-3
 
 
 class Conv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding: where it is odd, the last row and column get more."""
+    """A convolution with TensorFlow's "same" padding, which at a stride of two gives even sides one more at their end.
+
+    There the kernel begins with a row and a column of zeros instead, ``before``: a padding alike on all sides, for
+    which nothing is copied, then does the same.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride, kernel // 2 if stride == 1 else 0, groups=groups)
+        self.before = stride - 1
+        super().__init__(inputs, outputs, kernel + self.before, stride, kernel // 2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride[0] > 1:
-            k, s = self.kernel_size[0], self.stride[0]
-            h, w = (max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:])
-            x = F.pad(x, (w // 2, w - w // 2, h // 2, h - h // 2))
+        odd_rows, odd_columns = (side % 2 * self.before for side in x.shape[-2:])
+        if odd_rows or odd_columns:
+            x = F.pad(x, (odd_columns, 0, odd_rows, 0))
         return super().forward(x)
 
 
@@ -112,7 +116,8 @@ class EfficientNetLite(nn.Module):
                 if isinstance(conv, Conv):
                     weight, gain, shift, mean, variance, _ = (next(tensors) for _ in range(6))
                     scale = gain * (variance + NORM_EPSILON).rsqrt()
-                    _set(conv, weight * scale.reshape(-1, 1, 1, 1), shift - mean * scale)
+                    weight = F.pad(weight * scale.reshape(-1, 1, 1, 1), (conv.before, 0, conv.before, 0))
+                    _set(conv, weight, shift - mean * scale)
             _set(self.classifier, next(tensors), next(tensors))
             left = next(tensors, None)
         except (RuntimeError, ValueError, StopIteration):
