@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--steps", type=int, help="refinement steps; the preset's own number by default")
     c.add_argument("--seed", type=whole(0, 2**64 - 1), default=0)
     c.add_argument("--zero-shot", action="store_true", help="no supports")
+    c.add_argument("--true-supports", action="store_true", help="impose the supports' true masks: the most they can do")
     c.add_argument("--eval-side", type=int, metavar="PIXELS",
                    help="score at this size, as HSNet does at 400; by default at the pictures' own")  # fmt: skip
     add_authors(c)
@@ -322,6 +323,7 @@ def evaluate(args: argparse.Namespace) -> None:
             steps=args.steps,
             seed=args.seed,
             zero_shot=args.zero_shot,
+            true_supports=args.true_supports,
             options=Options(**options_of(args)),
             uniform=args.benchmark == "coco",
             side=args.eval_side,

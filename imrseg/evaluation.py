@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from imrseg import distributed, weights
 from imrseg.data import entries as data_sets
 from imrseg.data.benchmarks import classes, held_out
-from imrseg.data.entries import Entry
+from imrseg.data.entries import IGNORE, Entry
 from imrseg.errors import InputError, WeightsError
 from imrseg.export import describe
 from imrseg.images import Picture, open_picture
@@ -35,6 +36,7 @@ def evaluate(
     steps: int | None = None,
     seed: int = 0,
     zero_shot: bool = False,
+    true_supports: bool = False,
     options: Options | None = None,
     uniform: bool = False,
     side: int | None = None,
@@ -46,6 +48,8 @@ def evaluate(
     each returns the scores of all.
 
     Args:
+        true_supports: impose the supports' own masks in place of those that labels alone would give, before each step:
+            few-shot segmentation as it usually is, and the most that supports can do for a query.
         uniform: draw each episode's class first, with equal chances (COCO-20i).
         side: score at side x side pixels, as HSNet does at 400 by default; None: at the query's original size.
 
@@ -55,8 +59,10 @@ def evaluate(
         checkpoint says of itself and its training.
 
     Raises:
-        InputError: no class has enough pictures; numbers that are too small.
+        InputError: no class has enough pictures; numbers that are too small; true masks of no supports.
     """
+    if zero_shot and true_supports:
+        raise InputError("Without supports there are no true masks of theirs. Choose zero-shot or true supports.")
     for name, value in (("shots", shots), ("episodes", episodes), ("side", 1 if side is None else side)):
         if value < 1:
             raise InputError(f"The number of {name} must be 1 or more, not {value}.")
@@ -79,6 +85,8 @@ def evaluate(
         if side is not None:
             target = cv2.resize(target, (side, side), interpolation=cv2.INTER_NEAREST)
         run = segmenter.start(picture(entry.image), pictures, entry.label, options)
+        if true_supports:
+            run.correct(0, {k: true_marks(entries[i].target()) for k, i in enumerate(supports, 1)})
         done = [run.steps[0], *run.advance_by(count)]
         for step in [*done[:-1], run.finish()]:
             scores.add(entry.name, step.index, step.query_at(target.shape) >= step.cut(), target)
@@ -92,6 +100,7 @@ def evaluate(
         "skipped": skipped,
         "episodes": len(drawn),
         "shots": 0 if zero_shot else shots,
+        "true_supports": true_supports,
         "steps": count,
         "seed": seed,
         "side": side,
@@ -100,6 +109,11 @@ def evaluate(
         **origin(segmenter),
         "seconds": time.perf_counter() - began,
     }
+
+
+def true_marks(target: np.ndarray) -> np.ndarray:
+    """What ``Entry.target`` says of a picture as ``Run.correct`` takes it: 1, -1, and 0 where it says nothing."""
+    return np.where(target == IGNORE, 0, np.where(target == 1, 1, -1)).astype(np.int8)
 
 
 def origin(segmenter: Segmenter) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def facts(result: Result) -> dict[str, Any]:
         "trained": config.get("steps", STEPS.get(result["benchmark"], LITE_STEPS) if own else LITE_STEPS),
         "coarse": clip.get("method") or str(result.get("coarse")).partition(":")[0],
         "consensus": result.get("consensus", "off"),
+        "true_supports": result.get("true_supports", False),
     }
 
 
@@ -149,7 +150,7 @@ def variants(row: Row) -> list[tuple[str, Mapping[str, Any]]]:
     """What to look for: the row as the paper has it, the same on lite's backbone, and lite in its place."""
     if row.ours is None:
         return []
-    ours = {**row.ours, "consensus": "off"}  # which the paper has not
+    ours = {**row.ours, "consensus": "off", "true_supports": False}  # which the paper has not
     out: list[tuple[str, Mapping[str, Any]]] = [(OURS, ours)]
     if ours.get("backbone") == "resnet50":
         small = scaled_down(ours)

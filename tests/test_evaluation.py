@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from imrseg.errors import InputError
-from imrseg.evaluation import evaluate, held_out, origin
+from imrseg.evaluation import evaluate, held_out, origin, true_marks
 from imrseg.postprocess import iou
 from imrseg.presets import PRESETS
 
@@ -57,6 +57,25 @@ def test_zero_shot_draws_no_support(segmenter, discs):
     found = segmenter.segment(entries[0].image, [], "orange", steps=1)
     assert result["shots"] == 0
     assert result["miou"][-1] == pytest.approx(iou(found.mask, entries[0].target() == 1))
+
+
+def test_true_masks_of_supports_are_imposed(segmenter, discs):
+    entries = held_out("folder", discs, None, None)[:2]
+    result = evaluate(segmenter, entries, episodes=1, steps=2, true_supports=True)
+    run = segmenter.start(entries[0].image, [entries[1].image], "orange")
+    truth = entries[1].target() == 1
+    run.correct(0, {1: np.where(truth, 1, -1)})
+    run.advance_by(2)
+    found = run.steps[2].query_at(entries[0].target().shape) >= 0.5
+    assert result["miou"][2] == pytest.approx(iou(found, entries[0].target() == 1))
+    assert iou(run.steps[2].support_masks[0] >= 0.5, truth) > 0.95
+    assert result["true_supports"]
+    with pytest.raises(InputError, match="zero-shot or true supports"):
+        evaluate(segmenter, entries, episodes=1, zero_shot=True, true_supports=True)
+
+
+def test_what_a_target_does_not_say_is_not_marked():
+    assert true_marks(np.array([[1, 0, 255]], np.uint8)).tolist() == [[1, -1, 0]]
 
 
 def test_unknown_benchmarks_and_folds_are_refused(tmp_path):

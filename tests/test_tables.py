@@ -102,6 +102,11 @@ def test_what_a_consensus_gained_is_not_the_papers_method():
     assert "2 of 3 results appear" in report([result, *({**result, "consensus": c} for c in ("on", "off"))], ["6"])
 
 
+def test_true_masks_of_supports_are_not_the_papers_setting():
+    result = {**BASE, "network": {"neck": "hsnet"}, "coarse": "lite", "clip": None}
+    assert "1 of 2 results appear" in report([result, {**result, "true_supports": True}], ["6"])
+
+
 def test_the_shipped_lite_is_recognised(segmenter):
     from imrseg.evaluation import origin
 

@@ -48,7 +48,8 @@ def score_run(run: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]]
         entries = [e for e in held_out("pascal", args.data, args.splits, fold) if e.name in COMPLETE]
         result = evaluate(
             segmenter, entries, shots=args.shots, episodes=args.episodes, steps=args.steps, seed=args.seed,
-            zero_shot=args.zero_shot, options=Options(aggregate=args.aggregate, consensus=args.consensus),
+            zero_shot=args.zero_shot, true_supports=args.true_supports,
+            options=Options(aggregate=args.aggregate, consensus=args.consensus),
         )  # fmt: skip
         folds.append({**result, "benchmark": "pascal", "fold": fold})
         per_class |= result["per_class"]
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--consensus", default="on", help="on or off")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--zero-shot", action="store_true")
+    parser.add_argument("--true-supports", action="store_true")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
 
@@ -91,6 +93,7 @@ def main() -> None:
         "coarse_by_level": {f"{level:.2f}": float(value) for level, value in zip(LEVELS, sweep, strict=True)},
         "episodes_per_fold": args.episodes,
         "shots": 0 if args.zero_shot else args.shots,
+        "true_supports": args.true_supports,
         "seed": args.seed,
         "folds": [result for folds, _, _ in scored for result in folds],
     }

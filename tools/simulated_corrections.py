@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from imrseg.clicks import grow
 from imrseg.data import entries as data_sets
-from imrseg.data.entries import IGNORE, Entry
-from imrseg.evaluation import REMEMBER, held_out
+from imrseg.data.entries import Entry
+from imrseg.evaluation import REMEMBER, held_out, true_marks
 from imrseg.images import Picture, open_picture, to_size
 from imrseg.metrics import Scores
 from imrseg.run import Run
@@ -109,7 +109,7 @@ def largest_error(mask: np.ndarray, target: np.ndarray) -> tuple[int, int, int] 
 def marks_for(plan: Plan, mask: np.ndarray, target: np.ndarray, pixels: np.ndarray) -> np.ndarray | None:
     """What the next click of a plan says, int8 (H, W); None where nothing is wrong."""
     if plan.how == TRUTH:
-        return np.where(target == IGNORE, 0, np.where(target == 1, 1, -1)).astype(np.int8)
+        return true_marks(target)
     click = largest_error(mask, target)
     if click is None:
         return None
