@@ -169,7 +169,7 @@ def _move(folder: Path, out: Path) -> None:
 
 def encode_mask(mask: np.ndarray) -> bytes:
     """A bool (H, W) mask as an 8-bit grey PNG of 0 and 255."""
-    return cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes()
+    return cv2.imencode(".png", mask.view(np.uint8) * 255)[1].tobytes()
 
 
 def encode_picture(pixels: np.ndarray) -> bytes:
