@@ -112,7 +112,7 @@ def evaluate(
 
 
 def true_marks(target: np.ndarray) -> np.ndarray:
-    """What ``Entry.target`` says of a picture as ``Run.correct`` takes it: 1, -1, and 0 where it says nothing."""
+    """A picture's ``Entry.target``, uint8 (H, W), as ``Run.correct`` takes it: int8 (H, W) of 1, -1, and 0 where ignored."""
     return np.where(target == IGNORE, 0, np.where(target == 1, 1, -1)).astype(np.int8)
 
 

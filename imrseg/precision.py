@@ -24,8 +24,7 @@ def check_precision(name: str, device: torch.device) -> torch.dtype:
 def lacks_bfloat16(device: torch.device) -> bool:
     """Whether ``device`` is a processor for whose bfloat16 PyTorch has no fast convolutions.
 
-    What it falls back to took five times as long as float32 in training and fourteen times in inference, on one
-    that ends at AVX2.
+    What it falls back to takes eight times as long as float32, in training and in inference, on one that ends at AVX2.
     """
     if device.type != "cpu":
         return False
