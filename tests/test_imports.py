@@ -29,3 +29,17 @@ def test_the_page_is_there_before_a_figure_is_asked_for():
 
 def test_the_command_line_answers_before_torch_is_there():
     assert "torch" not in modules_after("import imrseg.cli; imrseg.list_presets()")
+
+
+def test_gradio_makes_no_stubs_of_its_components():
+    opened = "import sys; sys.addaudithook(lambda event, args: event == 'open' and print(*args[:1]));"
+    code = f"{opened} import imrseg.app, gradio, inspect; print(inspect.getfile(gradio.Button))"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.rstrip().endswith("button.py")
+    assert not [path for path in out.split() if "components" in path and path.endswith(".pyi")]
+
+
+def test_an_event_looks_for_no_window_to_draw_in():
+    code = "import imrseg.app, matplotlib, sys; print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["agg", "False"]

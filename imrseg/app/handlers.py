@@ -152,9 +152,11 @@ class Handlers:
         session = ready.copied()
         return updates | self.end(session, session.names()[-1], None, view, threshold)
 
-    def prepare_examples(self) -> None:
-        """Run all examples with the usual settings and remember what they show."""
-        for number, example in enumerate(list_examples()):
+    def prepare_examples(self, most: int | None = None) -> None:
+        """Run the examples with the usual settings and remember what they show: the first ``most``, or all."""
+        for number, example in enumerate(list_examples()[:most]):
+            if number in self.ready:
+                continue
             session = self.example(example)
             for finding in session.scenes[0].findings:
                 if finding.run is not None:

@@ -32,6 +32,7 @@ from imrseg.segmenter import Segmenter
 
 GRACE = 6.0  # seconds that running requests have when the server stops; container hosts wait for ten
 SWEEP = 10.0  # seconds between looks for old files
+SETTLE = 4.0  # seconds that a browser on the same machine has for itself, to load the page and show a first example
 IDLE = 600.0  # seconds after which a session that holds nothing goes; longer than any one step of a run
 
 log = logging.getLogger(__name__)
@@ -59,13 +60,17 @@ def serve(
     stop_at_signals()
     with private_folder() as folder:
         app = build_app(segmenter)
+        ahead = not on_zero_gpu()  # there, a GPU is lent to visitors alone
+        if ahead:  # while nothing else wants the processor: once a browser loads the page, this takes ten times as long
+            app.handlers.prepare_examples(1)
         with every(SWEEP, partial(forget, app, folder, KEEP)):
             try:
                 app.launch(
                     server_name=host, server_port=port, share=share, mcp_server=mcp, auth=list(users) or None,
                     prevent_thread_lock=True, **APPEARANCE,
                 )  # fmt: skip
-                if not on_zero_gpu():  # before a visitor's page is there; also, a first pass takes longer than others
+                if ahead:
+                    time.sleep(SETTLE)
                     app.handlers.prepare_examples()
                 app.block_thread()
             except Stopped:

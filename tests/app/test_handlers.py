@@ -379,6 +379,18 @@ def pick(app, number, *how):
     return app.pick_example(SimpleNamespace(example=number), *(how or app.usual_settings()), "Overlay", 0.5)
 
 
+def test_the_first_example_may_be_prepared_before_the_others(app, monkeypatch):
+    prepared = []
+    example = app.example
+    monkeypatch.setattr(app, "example", lambda one: prepared.append(one) or example(one))
+    monkeypatch.setattr(handlers, "list_examples", lambda: list_examples()[:2])
+    app.prepare_examples(1)
+    assert list(app.ready) == [0]
+    app.prepare_examples()
+    assert prepared == list_examples()[:2]
+    app.ready.clear()
+
+
 def test_an_example_is_shown_as_remembered_or_asks_for_a_run(app, monkeypatch):
     asks = pick(app, 0)
     assert asks[app.page.wanted] != pick(app, 0)[app.page.wanted]
