@@ -10,7 +10,7 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported: the page calls nobody
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # it makes a table of all past events after each
-os.environ.setdefault("MPLBACKEND", "agg")  # it asks for the backend at the first event, and looking for one takes a second
+os.environ.setdefault("MPLBACKEND", "agg")  # it asks for one at its first event; to look for one takes a second
 
 from imrseg.app.stubs import no_stubs
 
