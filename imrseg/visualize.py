@@ -27,9 +27,9 @@ CHECKER = ((255, 255, 255), (226, 229, 234))
 
 def overlay(pixels: np.ndarray, mask: np.ndarray, cut: float = 0.5) -> np.ndarray:
     """The object tinted and outlined, the rest dimmed. ``cut``: the level at which the mask is cut."""
-    inside = _inside(pixels, mask, cut)
-    tinted = cv2.addWeighted(pixels, 1 - TINT, np.full_like(pixels, ACCENT), TINT, 0)
-    picture = np.where(inside[..., None], tinted, cv2.convertScaleAbs(pixels, alpha=DIM))
+    inside, (tinted, dimmed) = _inside(pixels, mask, cut), _shades()
+    picture = cv2.LUT(pixels, dimmed)
+    cv2.copyTo(cv2.LUT(pixels, tinted), inside.view(np.uint8), picture)
     return _draw_edge(picture, inside)
 
 
@@ -152,6 +152,14 @@ def _fitting(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _inside(pixels: np.ndarray, mask: np.ndarray, cut: float) -> np.ndarray:
     mask = _fitting(pixels, mask)
     return mask if mask.dtype == bool else mask >= cut
+
+
+@cache
+def _shades() -> tuple[np.ndarray, np.ndarray]:
+    """What each brightness becomes in each channel, uint8 (256, 1, 3): inside the object, and outside."""
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, 2)
+    tinted = cv2.addWeighted(levels, 1 - TINT, np.full_like(levels, ACCENT), TINT, 0)
+    return tinted, cv2.convertScaleAbs(levels, alpha=DIM)
 
 
 def _draw_edge(picture: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -384,9 +384,11 @@ class Handlers:
         """Another step of what was computed."""
         if not session:
             return forgotten()
-        return self.views.pictures(session, session.scene(query), label, step, view, threshold, support or 0) | {
-            self.page.strip: gr.HTML(now=step)
-        }
+        scene = session.scenes[session.scene(query)]
+        finding = scene.finding(label)
+        step = min(step, len(finding.steps) - 1)  # the slider may be ahead of a run that was stopped
+        drawn = self.views.drawn(scene, finding, step, view, threshold, support or 0)
+        return self.views.pictures(scene, finding, step, threshold, drawn) | {self.page.strip: gr.HTML(now=step)}
 
     def pick_step(
         self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,

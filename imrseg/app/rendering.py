@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
 
 import cv2
 import numpy as np
 
-from imrseg.app.sessions import Finding, Scene
+from imrseg.app.sessions import Cell, Finding, Scene
 from imrseg.postprocess import iou
 from imrseg.run import UNLIKELY
 from imrseg.visualize import cutout, describe, difference, heatmap, outline, overlay, percent
@@ -49,19 +49,25 @@ def note(scene: Scene, finding: Finding, step: int, picture: int, threshold: flo
     return f'<div class="words"><b>{words}{change}</b><span>{html.escape(scene.paths[picture].name)}</span></div>'
 
 
-def filmstrip(scene: Scene, finding: Finding, view: str, threshold: float, support: int) -> str:
-    """HTML: one button for each step so far, the query above the support."""
-    rows = [0, 1 + min(support, scene.supports - 1)] if scene.supports else [0]
+def filmstrip(
+    scene: Scene, finding: Finding, view: str, threshold: float, shown: int, drawn: Mapping[int, np.ndarray]
+) -> str:
+    """HTML: one button for each step so far, the query above the support.
 
-    def cell(step: int, picture: int) -> str:
-        thumb = data_uri(draw(scene, finding, step, picture, view, threshold), THUMB)
-        return f'<img src="{thumb}" alt=""><span>{caption(scene, finding, step, picture, threshold)}</span>'
+    Args:
+        drawn: by picture, those of the strip as they look at step ``shown``.
+    """
+
+    def make(step: int, picture: int) -> str:
+        pixels = drawn[picture] if step == shown else draw(scene, finding, step, picture, view, threshold)
+        words = caption(scene, finding, step, picture, threshold)
+        return f'<img src="{data_uri(pixels, THUMB)}" alt=""><span>{words}</span>'
 
     columns = []
     for step in range(len(finding.steps)):
         cells = "".join(
-            scene.remembered((finding.label, step, row, view, threshold, scene.used), partial(cell, step, row))
-            for row in rows
+            scene.remembered(Cell(finding.label, step, row, view, threshold, scene.used), partial(make, step, row))
+            for row in drawn
         )
         columns.append(
             f'<button type="button" data-step="{step}"><b>{step_name(step).capitalize()}</b>{cells}</button>'

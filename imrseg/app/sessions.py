@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -57,6 +59,17 @@ class Finding:
         return verdict(self.label, self.warnings, self.confidence, covered)
 
 
+class Cell(NamedTuple):
+    """One place in a filmstrip, and all that it depends on beside the pictures and the steps."""
+
+    label: str
+    step: int
+    picture: int
+    view: str
+    threshold: float
+    used: tuple[bool, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """One query with the supports, and what was found in it, label by label.
@@ -74,7 +87,7 @@ class Scene:
     findings: tuple[Finding, ...] = ()
     used: tuple[bool, ...] = ()
     truth: np.ndarray | None = None
-    _cells: dict[Hashable, str] = field(default_factory=dict)
+    _cells: dict[Cell, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, pictures: Sequence[Picture], paths: Sequence[str | Path]) -> Scene:
@@ -85,9 +98,12 @@ class Scene:
         """With ``finding``, in the place of an earlier one for the same label or after the others."""
         labels = [old.label for old in self.findings]
         number = labels.index(finding.label) if finding.label in labels else len(labels)
-        return replace(
-            self, findings=(*self.findings[:number], finding, *self.findings[number + 1 :]), _cells={}
-        )  # fmt: skip
+        before = self.findings[number].steps if number < len(labels) else ()
+        same = len(list(takewhile(lambda steps: steps[0] is steps[1], zip(before, finding.steps, strict=False))))
+        cells = {
+            cell: made for cell, made in list(self._cells.items()) if cell.label != finding.label or cell.step < same
+        }
+        return replace(self, findings=(*self.findings[:number], finding, *self.findings[number + 1 :]), _cells=cells)
 
     def finding(self, label: str | None) -> Finding:
         """What was found for ``label``; the first where it is not among them."""
@@ -136,13 +152,13 @@ class Scene:
             [self.paths[1 + k] for k in on],
         )  # fmt: skip
 
-    def remembered(self, key: Hashable, make: Callable[[], str]) -> str:
-        """What ``make`` returned for ``key`` before, or now; the last few hundred are kept."""
-        if key not in self._cells:
+    def remembered(self, cell: Cell, make: Callable[[], str]) -> str:
+        """What ``make`` returned for ``cell`` before, or now; the last few hundred are kept."""
+        if cell not in self._cells:
             if len(self._cells) >= REMEMBERED:
                 self._cells.clear()
-            self._cells[key] = make()
-        return self._cells[key]
+            self._cells[cell] = make()
+        return self._cells[cell]
 
 
 @dataclass(frozen=True, eq=False)

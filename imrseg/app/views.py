@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -40,34 +41,35 @@ class Views:
         """The two pictures, the filmstrip, and what can be chosen."""
         page, looks, scene = self.page, self.page.choices, session.scenes[number]
         finding = scene.finding(label)
-        return self.pictures(session, number, label, step, view, threshold, support) | {
+        step = min(step, len(finding.steps) - 1)  # the slider may be ahead of a run that was stopped
+        drawn = self.drawn(scene, finding, step, view, threshold, support)
+        return self.pictures(scene, finding, step, threshold, drawn) | {
             page.welcome: gr.HTML(visible=False),
             page.stage: gr.Column(visible=True),
             page.support_column: gr.Column(visible=scene.supports > 0),
-            page.strip: gr.HTML(filmstrip(scene, finding, view, threshold, support), now=step),
+            page.strip: gr.HTML(filmstrip(scene, finding, view, threshold, step, drawn), now=step),
             looks.query: selector(session.names(), number),
             looks.label: selector([f.label for f in scene.findings], finding.label),
             looks.support: selector([str(k + 1) for k in range(scene.supports)], min(support, scene.supports - 1)),
         }
 
+    def drawn(
+        self, scene: Scene, finding: Finding, step: int, view: str, threshold: float, support: int
+    ) -> dict[int, np.ndarray]:
+        """The query, 0, and the support that is looked at, 1, 2, ..., at one step."""
+        looked_at = [0, 1 + min(support, scene.supports - 1)] if scene.supports else [0]
+        return {picture: draw(scene, finding, step, picture, view, threshold) for picture in looked_at}
+
     def pictures(
-        self, session: Session, number: int, label: str, step: int, view: str, threshold: float, support: int
+        self, scene: Scene, finding: Finding, step: int, threshold: float, drawn: Mapping[int, np.ndarray]
     ) -> Updates:
-        """Query and support of one step, with what stands under them."""
-        page, scene = self.page, session.scenes[number]
-        finding = scene.finding(label)
-        step = min(step, len(finding.steps) - 1)  # the slider may be ahead of a run that was stopped
-        name = step_name(step)
-        updates: Updates = {
-            page.query_view: gr.Image(draw(scene, finding, step, 0, view, threshold), label=f"Query, {name}"),
-            page.query_note: note(scene, finding, step, 0, threshold),
-        }
-        if scene.supports:
-            shown = 1 + min(support, scene.supports - 1)
-            updates[page.support_view] = gr.Image(
-                draw(scene, finding, step, shown, view, threshold), label=f"Support, {name}"
-            )
-            updates[page.support_note] = note(scene, finding, step, shown, threshold)
+        """Query and support of one step, as they are ``drawn``, with what stands under them."""
+        places = (self.page.query_view, self.page.query_note), (self.page.support_view, self.page.support_note)
+        updates: Updates = {}
+        for (view, words), (picture, pixels) in zip(places, drawn.items(), strict=False):
+            name = "Support" if picture else "Query"
+            updates[view] = gr.Image(pixels, label=f"{name}, {step_name(step)}")
+            updates[words] = note(scene, finding, step, picture, threshold)
         return updates
 
     def aside(self, session: Session, number: int, finding: Finding, step: int, threshold: float) -> Updates:

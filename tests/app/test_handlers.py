@@ -3,6 +3,7 @@ import re
 import shlex
 import zipfile
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
@@ -15,7 +16,7 @@ from PIL import Image
 gr = pytest.importorskip("gradio")
 
 from imrseg import cli  # noqa: E402
-from imrseg.app import build_app, handlers, rendering, sessions  # noqa: E402
+from imrseg.app import build_app, handlers, rendering, sessions, views  # noqa: E402
 from imrseg.app.downloads import EVERYTHING, FORMATS  # noqa: E402
 from imrseg.app.endpoints import in_order  # noqa: E402
 from imrseg.app.examples import EXAMPLES_FOLDER, list_examples  # noqa: E402
@@ -81,6 +82,33 @@ def test_a_run_shows_the_coarse_mask_first_and_then_every_step(app):
     session = session_of(app, updates)
     assert [step.index for step in finding_of(session).steps] == [0, 1, 2, 3]
     assert [len(finding_of(u[app.page.session]).steps) for u in updates] == [1, 2, 3, 4]
+
+
+def strip_of(app, session, view="Overlay"):
+    return app.redraw(session, *choices(step=3, view=view))[app.page.strip].value
+
+
+def test_each_step_is_drawn_once(app, monkeypatch):
+    drawn = []
+    draw = rendering.draw
+    for module in (rendering, views):
+        monkeypatch.setattr(module, "draw", lambda *args: drawn.append(args[2:5]) or draw(*args))
+    updates = list(islice(start(app, steps=3, view="Heat map"), 5))
+    seen = [(step, picture, "Heat map") for step in range(4) for picture in (0, 1)]
+    assert drawn == seen
+    assert updates[-1][app.page.strip].value.count("<img") == 8
+
+
+@pytest.mark.parametrize("edges", ["", "guided"])
+def test_remembered_thumbnails_are_those_of_the_steps(app, edges):
+    def fresh(session):
+        return strip_of(app, session.having(0, replace(session.scenes[0], _cells={})))
+
+    session = session_of(app, run_all(app, steps=3, edges=edges))
+    assert strip_of(app, session) == fresh(session)
+    before, corrected = strip_of(app, session), app.begin_correction(session, *choices(step=1), "Query")[1]
+    session = session_of(app, list(app.refine(session, *choices(step=1), corrected, painted(app, IS_NOT), 3)))
+    assert strip_of(app, session) == fresh(session) != before
 
 
 def test_zero_shot_hides_the_support(app):
