@@ -44,11 +44,12 @@ def test_view_refuses_a_mask_of_another_size(view):
 
 
 def test_overlay_dims_outside_and_tints_inside():
-    pixels = np.full((120, 160, 3), 200, np.uint8)
+    pixels = picture(120, 160)
     shown = visualize.overlay(pixels, square_mask(120, 160)).astype(int)
-    assert (shown[5, 5] < 200).all()
-    inside = shown[45, 60]
-    assert inside[2] > inside[0]  # towards the blue accent
+    np.testing.assert_allclose(shown[:20], visualize.DIM * pixels[:20], atol=0.5)
+    inside = slice(40, 50), slice(50, 70)
+    tinted = (1 - visualize.TINT) * pixels[inside] + visualize.TINT * np.array(visualize.ACCENT)
+    np.testing.assert_allclose(shown[inside], tinted, atol=0.5)
 
 
 def test_cut_moves_the_edge():

@@ -22,7 +22,7 @@ from imrseg.app.handlers import Handlers
 from imrseg.run import Run
 advance_by = Run.advance_by
 Run.advance_by = lambda run, count: time.sleep(2 * count) or advance_by(run, count)
-Handlers.prepare_examples = lambda handlers: None
+Handlers.prepare_examples = lambda *_: None
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -46,7 +46,7 @@ import sys
 from imrseg import cli
 from imrseg.app import handlers
 handlers.QUEUE = 0
-handlers.Handlers.prepare_examples = lambda handlers: None
+handlers.Handlers.prepare_examples = lambda *_: None
 sys.exit(cli.main(sys.argv[1:]))
 """
 
