@@ -299,9 +299,7 @@ def _gallery(label: str, elem_id: str, height: int) -> gr.Gallery:
 
 
 def _view(name: str, elem_id: str) -> tuple[gr.Image, gr.HTML]:
-    picture = gr.Image(
-        label=name, interactive=False, format="jpeg", buttons=["fullscreen"], height=360, elem_id=elem_id
-    )
+    picture = gr.Image(label=name, interactive=False, buttons=["fullscreen"], height=360, elem_id=elem_id)
     return picture, gr.HTML(elem_classes="note", elem_id=f"{elem_id}-note")
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from uuid import uuid4
 
 import cv2
 import numpy as np
+from gradio.processing_utils import hash_bytes
+from gradio.utils import get_upload_folder
 
 from imrseg.app.sessions import Cell, Finding, Scene
 from imrseg.postprocess import iou
@@ -17,6 +22,7 @@ from imrseg.run import UNLIKELY
 from imrseg.visualize import cutout, describe, difference, heatmap, outline, overlay, percent
 
 THUMB = 180  # pixels across, in the filmstrip
+QUALITY = 80  # of JPEGs
 
 
 def step_name(step: int) -> str:
@@ -125,5 +131,27 @@ def data_uri(pixels: np.ndarray, width: int) -> str:
     h, w = pixels.shape[:2]
     if w > width:
         pixels = cv2.resize(pixels, (width, max(1, round(h * width / w))), interpolation=cv2.INTER_AREA)
-    _, coded = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return f"data:image/jpeg;base64,{base64.b64encode(coded.tobytes()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg(pixels)).decode()}"
+
+
+def served(pixels: np.ndarray) -> str:
+    """The path of a JPEG of ``pixels`` (uint8 RGB) among Gradio's files, for a component that shows it.
+
+    Its name is its content's. Where it is there already it stays as it is: Gradio would write it anew, and a browser
+    that reads it at that moment gets a part of a picture.
+    """
+    data = jpeg(pixels)
+    path = Path(get_upload_folder(), f"{hash_bytes(data)}.jpeg")
+    try:
+        os.utime(path)  # it is kept on from now
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(uuid4().hex)
+        part.write_bytes(data)
+        part.replace(path)
+    return str(path)
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    _, coded = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return coded.tobytes()

@@ -12,7 +12,7 @@ from imrseg import bundle
 from imrseg.app.downloads import all_labels
 from imrseg.app.layout import Page
 from imrseg.app.models import Models
-from imrseg.app.rendering import curve, draw, filmstrip, note, step_name
+from imrseg.app.rendering import curve, draw, filmstrip, note, served, step_name
 from imrseg.app.sessions import Finding, Scene, Session
 
 Updates = dict[Any, Any]
@@ -30,9 +30,10 @@ class Views:
 
     def two(
         self, scene: Scene, finding: Finding, left: int, right: int, view: str, threshold: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[str, str]:
+        """Files of the query at two steps."""
         last = len(finding.steps) - 1
-        one, other = (draw(scene, finding, min(i, last), 0, view, threshold) for i in (left, right))
+        one, other = (served(draw(scene, finding, min(i, last), 0, view, threshold)) for i in (left, right))
         return one, other
 
     def everything(
@@ -68,7 +69,7 @@ class Views:
         updates: Updates = {}
         for (view, words), (picture, pixels) in zip(places, drawn.items(), strict=False):
             name = "Support" if picture else "Query"
-            updates[view] = gr.Image(pixels, label=f"{name}, {step_name(step)}")
+            updates[view] = gr.Image(served(pixels), label=f"{name}, {step_name(step)}")
             updates[words] = note(scene, finding, step, picture, threshold)
         return updates
 
@@ -88,7 +89,7 @@ class Views:
                 choices=names, value=[n for n, on in zip(names, scene.used, strict=False) if on], visible=bool(names)
             ),
             page.labels_panel: gr.Accordion(visible=several),
-            page.all_labels: all_labels(founds, scene.pictures[0]) if several else None,
+            page.all_labels: served(all_labels(founds, scene.pictures[0])) if several else None,
             page.compare_steps[0]: gr.Dropdown(steps, value=0),
             page.compare_steps[1]: gr.Dropdown(steps, value=last),
             page.compare: self.two(scene, finding, 0, last, "Overlay", threshold),

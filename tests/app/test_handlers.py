@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shlex
 import zipfile
@@ -134,7 +135,8 @@ def test_labels_are_separated_by_commas(app):
     shown = app.redraw(session, *choices("sky", 1))
     assert "sky" in shown[app.page.status]
     assert shown[app.page.labels_panel].visible is True
-    assert shown[app.page.all_labels].dtype == np.uint8
+    with Image.open(shown[app.page.all_labels]) as picture:
+        assert picture.mode == "RGB"
 
 
 @pytest.mark.parametrize(
@@ -327,9 +329,24 @@ def test_a_true_mask_measures_every_step(app):
 
 def test_two_steps_side_by_side(app):
     session = session_of(app, run_all(app))
-    left, right = app.compare(session, *choices(), 0, 2)
+    left, right = (np.asarray(Image.open(path)) for path in app.compare(session, *choices(), 0, 2))
     assert left.shape == right.shape
     assert not np.array_equal(left, right)
+
+
+def test_a_picture_that_a_browser_may_be_reading_is_not_written_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "new"))
+    pixels = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8), (0, 0), 9)
+    path = Path(rendering.served(pixels))
+    np.testing.assert_allclose(np.asarray(Image.open(path)).astype(int), pixels, atol=8)
+    before = path.stat()
+    os.utime(path, (0, 0))
+    assert rendering.served(pixels.copy()) == str(path)
+    after = path.stat()
+    assert after.st_ino == before.st_ino
+    assert after.st_mtime >= before.st_mtime  # and it is kept on
+    assert rendering.served(255 - pixels) != str(path)
+    assert len(list(path.parent.iterdir())) == 2
 
 
 @pytest.mark.parametrize("wish", [*FORMATS, EVERYTHING])
