@@ -33,7 +33,7 @@ def list_examples() -> list[Example]:
         pictures("cheetah", "1 support", "cheetah-portrait.jpg", "cheetah-running.jpg"),
         pictures("big cat", "2 supports", "lion.jpg", "cheetah-running.jpg", "cheetah-portrait.jpg"),
         pictures("cat", "words only", "chelsea.jpg"),
-        pictures("cup, table", "2 labels", "coffee.jpg"),
+        pictures("table, cup", "2 labels", "coffee.jpg"),
         pictures("cheetah", "mask repaired", "cheetah-running.jpg", "cheetah-portrait.jpg"),
         pictures("tower", "uncommon", "tower.jpg"),
         pictures(

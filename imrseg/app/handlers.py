@@ -150,7 +150,8 @@ class Handlers:
         if ready is None or settings != self.usual_settings():
             return updates | self.views.buttons(running=True) | {self.page.wanted: uuid4().hex}
         session = ready.copied()
-        return updates | self.end(session, session.names()[-1], None, view, threshold)
+        last = session.scenes[-1].findings[-1].label  # as a run ends
+        return updates | self.end(session, session.names()[-1], last, view, threshold)
 
     def prepare_examples(self, most: int | None = None) -> None:
         """Run the examples with the usual settings and remember what they show: the first ``most``, or all."""

@@ -147,8 +147,11 @@ def served(pixels: np.ndarray) -> str:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(uuid4().hex)
-        part.write_bytes(data)
-        part.replace(path)
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)  # of a full disk
     return str(path)
 
 

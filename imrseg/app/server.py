@@ -61,10 +61,10 @@ def serve(
     with private_folder() as folder:
         app = build_app(segmenter)
         ahead = not on_zero_gpu()  # there, a GPU is lent to visitors alone
-        if ahead:  # while nothing else wants the processor: once a browser loads the page, this takes ten times as long
-            app.handlers.prepare_examples(1)
         with every(SWEEP, partial(forget, app, folder, KEEP)):
             try:
+                if ahead:  # once a browser on the same machine loads the page, this takes ten times as long
+                    app.handlers.prepare_examples(1)
                 app.launch(
                     server_name=host, server_port=port, share=share, mcp_server=mcp, auth=list(users) or None,
                     prevent_thread_lock=True, **APPEARANCE,

@@ -154,11 +154,13 @@ class Scene:
 
     def remembered(self, cell: Cell, make: Callable[[], str]) -> str:
         """What ``make`` returned for ``cell`` before, or now; the last few hundred are kept."""
-        if cell not in self._cells:
-            if len(self._cells) >= REMEMBERED:
+        made = self._cells.get(cell)
+        if made is None:
+            made = make()
+            if len(self._cells) >= REMEMBERED:  # visitors of an example share them: one may clear them any time
                 self._cells.clear()
-            self._cells[cell] = make()
-        return self._cells[cell]
+            self._cells[cell] = made
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,15 +185,17 @@ class Session:
         object.__setattr__(self, "scenes", ())
 
     def arrays(self) -> dict[int, int]:
-        """Bytes of what it holds, by the identity of each array: sessions share some."""
+        """Bytes of what it holds, by the identity of each array and thumbnail: sessions share some."""
         held: list[np.ndarray | None] = []
+        cells: dict[int, int] = {}
         for scene in self.scenes:
+            cells |= {id(made): len(made) for made in list(scene._cells.values())}
             held += [*scene.pictures, scene.truth]
             for finding in scene.findings:
                 held += [mask for step in finding.steps for mask in (step.query_soft, *step.support_soft)]
                 if finding.run is not None:
                     held += [picture.pixels for picture in (finding.run.query, *finding.run.supports)]
-        return {id(array): array.nbytes for array in held if array is not None}
+        return cells | {id(array): array.nbytes for array in held if array is not None}
 
     @property
     def chosen(self) -> tuple[str, str, str]:

@@ -453,3 +453,18 @@ def test_sigterm_answers_everybody_and_leaves_nothing(tmp_path):
         assert [answers[n][1]["error"] for n in (1, 2, 3)] == [doors.STOPPING] * 3
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
         assert "Traceback" not in pages.said(process)
+
+
+EARLY = """
+import os, signal, sys
+from imrseg import cli
+from imrseg.app.handlers import Handlers
+Handlers.prepare_examples = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_ends_a_server_that_prepares_its_first_example():
+    command = [sys.executable, "-c", EARLY, "demo", "--device", "cpu", "--port", "0"]
+    done = subprocess.run(command, cwd=pages.ROOT, capture_output=True, text=True, timeout=pages.PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -424,6 +424,15 @@ def pick(app, number, *how):
     return app.pick_example(SimpleNamespace(example=number), *(how or app.usual_settings()), "Overlay", 0.5)
 
 
+def test_an_example_of_several_labels_opens_as_its_run_ends(app, monkeypatch):
+    (example,) = (example for example in list_examples() if "," in example.label)
+    monkeypatch.setattr(handlers, "list_examples", lambda: [example])
+    app.prepare_examples()
+    ended = run_all(app, query=example.query, supports=example.supports, label=example.label, steps=3)[-1]
+    assert pick(app, 0)[app.page.choices.label].value == ended[app.page.choices.label].value == "cup"
+    app.ready.clear()
+
+
 def test_the_first_example_may_be_prepared_before_the_others(app, monkeypatch):
     prepared = []
     example = app.example
