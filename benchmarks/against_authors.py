@@ -7,6 +7,7 @@ Takes a checkout of github.com/Whileherham/IMR-HSNet, which is neither shipped n
 Each round runs theirs and ours one after the other; what counts is the ratio within a round, since
 other work on the machine slows both. Only the network is timed: two pictures of 400 x 400 and their
 coarse masks in, logits of both pictures out. ``--batch`` adds the throughput of several pairs at once.
+In float32 neither may round to TF32 on a GPU; beside a lower precision of ours theirs may, as PyTorch has it.
 
 Each stage of ours is set beside what this machine could do: its operations at the rate of a convolution, or the
 bytes that its operators read and write at the rate of a copy, whichever takes longer.
@@ -230,6 +231,8 @@ def main() -> int:
     parser.add_argument("--only", choices=("theirs", "ours"), help="print the bytes that one forward of this one needs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.precision == "float32":  # else a GPU rounds what it convolves to ten bits, coarser than the tolerance
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
     device, most = args.device, max(args.steps)
     with torch.inference_mode():
         theirs, ours = networks(args)

@@ -125,6 +125,7 @@ def bandwidth(device: torch.device = CPU) -> float:
 def peak_memory(run: Callable[[], Any], device: torch.device = CPU) -> int:
     """Bytes that ``run`` adds to this process at its peak (Linux), or to the GPU."""
     if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
