@@ -306,10 +306,11 @@ def manifest(records: dict[str, dict[str, Any]], segmenter: Any) -> dict[str, An
 
 def evaluate(args: argparse.Namespace) -> None:
     from imrseg import distributed, evaluation, tables
-    from imrseg.export import write_json
+    from imrseg.export import check_target, write_json
     from imrseg.run import Options
     from imrseg.segmenter import pick_device
 
+    check_target(args.json)
     with distributed.joined(pick_device(args.device)) as device:
         args.device = str(device)
         entries = evaluation.held_out(args.benchmark, args.data, args.splits, args.fold)
@@ -329,14 +330,14 @@ def evaluate(args: argparse.Namespace) -> None:
             side=args.eval_side,
         )
         if distributed.rank() == 0:
+            say(tables.by_class(result))
             write_json(args.json, {**result, "benchmark": args.benchmark, "fold": args.fold})
-            print(tables.by_class(result))
 
 
 def show_tables(args: argparse.Namespace) -> None:
     from imrseg import tables
 
-    print(tables.report(tables.load_results(args.results), args.table))
+    say(tables.report(tables.load_results(args.results), args.table))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -357,13 +358,15 @@ def train(args: argparse.Namespace) -> None:
         cache = args.cache or args.out / "features"
         path = training.train(sources, pictures, config, args.out, cache, args.resume, masker, device, args.tensorboard)
         if distributed.rank() == 0:
-            print(path)
+            say(str(path))
 
 
 def bench(args: argparse.Namespace) -> None:
     from imrseg import bench
-    from imrseg.export import write_json
+    from imrseg.export import check_target, write_json
 
+    if args.json:
+        check_target(args.json)
     measured = bench.bench(args.preset, args.device, args.precision, args.launch)
     print(bench.table(measured))
     if args.json:
@@ -375,18 +378,18 @@ def list_weights() -> None:
 
     for known in hub.KNOWN.values():
         size = "size unknown" if known.size is None else f"{known.size / 1e6:.1f} MB"
-        print(f"{known.name}  {size}\n  {known.what}\n  licence: {known.licence}\n  from: {known.origin}")
+        say(f"{known.name}  {size}\n  {known.what}\n  licence: {known.licence}\n  from: {known.origin}")
         if weights.have(known.name):
             path = weights.find(known.name)
             say(f"  here: {path}  SHA-256 {weights.sha256(path)}")
         else:
-            print(f"  missing: {hub.missing(known.name)}")
+            say(f"  missing: {hub.missing(known.name)}")
 
 
 def fetch_weights(args: argparse.Namespace) -> None:
     from imrseg import weights
 
-    print(weights.fetch(args.name))
+    say(str(weights.fetch(args.name)))
 
 
 def check_weights(args: argparse.Namespace) -> None:

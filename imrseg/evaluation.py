@@ -67,6 +67,7 @@ def evaluate(
         if value < 1:
             raise InputError(f"The number of {name} must be 1 or more, not {value}.")
     count, options = segmenter.check_steps(steps), segmenter.effective(options or Options())
+    shots = 0 if zero_shot else shots
     drawn, skipped = data_sets.episodes(entries, shots, episodes, seed, uniform)
     scores, began = Scores(count), time.perf_counter()
 
@@ -80,7 +81,7 @@ def evaluate(
         own, desc="evaluate", unit="episode", mininterval=1.0, disable=distributed.rank() > 0
     ):  # fmt: skip
         entry = entries[query]
-        pictures = [] if zero_shot else [picture(entries[i].image) for i in supports]
+        pictures = [picture(entries[i].image) for i in supports]
         target = entry.target()
         if side is not None:
             target = cv2.resize(target, (side, side), interpolation=cv2.INTER_NEAREST)
@@ -99,7 +100,7 @@ def evaluate(
         "per_class": whole.per_class(),
         "skipped": skipped,
         "episodes": len(drawn),
-        "shots": 0 if zero_shot else shots,
+        "shots": shots,
         "true_supports": true_supports,
         "steps": count,
         "seed": seed,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -147,6 +150,20 @@ def writing(out: Path) -> Iterator[None]:
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"“{out}” cannot be written ({why}). Make room there, or choose another place.") from error
+
+
+def check_target(path: Path) -> None:
+    """See that a file can be written there, before hours of work for it; folders above it are made.
+
+    Raises:
+        InputError: it cannot.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 def _move(folder: Path, out: Path) -> None:

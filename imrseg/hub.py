@@ -7,7 +7,6 @@ is it moved into place. So a file of that name in the cache is whole.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -20,10 +19,10 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import torch
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm import tqdm
 
 from imrseg.errors import WeightsError
+from imrseg.locks import alone
 
 ANSWER = 4.0  # seconds within which a hub must have answered, name look-up included
 STALL = 30.0  # seconds without a byte after which a download is given up
@@ -33,8 +32,6 @@ AUTHORS = "https://github.com/Whileherham/IMR-HSNet"
 OWN_TRAINING = "docs/paper.md"  # where weights come from that nobody has published
 AUTHORS_DRIVE = "https://drive.google.com/drive/folders/1fB3_jUEw972lDZIs3_S7lj2F5rZVq4Nu"
 RN50_SHA256 = "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"
-
-log = logging.getLogger(__name__)
 
 
 def cache() -> Path:
@@ -198,7 +195,8 @@ def download(row: Known, folder: Path) -> Path:
     target = folder / row.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / f".{row.name}.lock", row.name):
+        wait = f"{row.name} is being downloaded by another process; waiting for it."
+        with alone(folder / f".{row.name}.lock", wait):
             if not (target.is_file() and sha256(target) == row.sha256):
                 _replace(row, target)
     except OSError as error:
@@ -207,15 +205,6 @@ def download(row: Known, folder: Path) -> Path:
             "Make room there and writable, or name another folder by the variable XDG_CACHE_HOME."
         ) from error
     return target
-
-
-def _alone(path: Path, name: str) -> AcquireReturnProxy:
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("%s is being downloaded by another process; waiting for it.", name)
-        return lock.acquire()
 
 
 def _replace(row: Known, target: Path) -> None:

@@ -39,6 +39,7 @@ MAX_SIDE = 100_000  # pixels: what the exports can hold
 MAX_PROFILE = 8 * 2**20  # bytes of a colour profile
 REMEMBERED = 32 * 2**20  # bytes of pictures that are kept, and of the largest file that is looked up among them
 WORKING_SIDE = 1280  # longer side of the pixels that are kept: enough for networks and the screen
+LEAST_SIDE = 3 / 4  # of it, for a JPEG that decodes to less than all of its pixels in less time
 ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000 or AVIF"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")  # Pillow's others may run programs
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc")  # brands, in the beginning of the file
@@ -52,7 +53,7 @@ class Picture:
     """A picture ready to use.
 
     Attributes:
-        pixels: uint8 (h, w, 3) RGB, upright, reduced to the longer side that was asked for.
+        pixels: uint8 (h, w, 3) RGB, upright, reduced to the longer side that was asked for (``open_picture``).
         size: (height, width) of the original, upright.
         name: the file's name, or "picture".
         warnings: what was converted on the way.
@@ -120,7 +121,8 @@ def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Pictur
 
     Args:
         source: the picture; a ``Picture`` comes back as it is.
-        side: the longer side that its pixels are reduced to, where it is longer; None: all are kept.
+        side: the longer side that its pixels are reduced to, where it is longer; None: all are kept. The pixels of a
+            JPEG file may be fewer, down to three quarters of that side: it is decoded to a half, a quarter or an eighth.
 
     Raises:
         InputError: not a picture, larger than ``MAX_PIXELS``, ``MAX_SIDE`` or ``MAX_BYTES``, broken, or an
@@ -250,8 +252,8 @@ def _finish(image: Image.Image, name: str, side: int | None, notes: list[str], d
         many = "has several pages; its first page" if image.format == "TIFF" else "is animated; its first frame"
         notes.append(f"“{name}” {many} was used.")
     width, height = image.size
-    # JPEG decodes straight to a smaller size; it would shrink a caller's image for good.
-    drafted = image.draft("RGB", (side, side)) if draft and side is not None else None
+    # It would shrink a caller's image for good.
+    drafted = _draft(image, side) if draft and side is not None else None
     image.load()
     if drafted is None:  # a TIFF has turned itself upright
         width, height = image.size
@@ -267,6 +269,12 @@ def _finish(image: Image.Image, name: str, side: int | None, notes: list[str], d
         if orientation >= 5:
             width, height = height, width
     return Picture(np.asarray(image, np.uint8), (height, width), name, notes)
+
+
+def _draft(image: Image.Image, side: int) -> object:
+    """Have a JPEG decoded straight to a part of its size, if it is one; None where it is not."""
+    part = next((n for n in (8, 4, 2) if max(image.size) >= n * LEAST_SIDE * side), 1)
+    return image.draft("RGB", (max(1, image.width // part), max(1, image.height // part)))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -27,6 +27,7 @@ from imrseg.presets import Preset
 
 LITE_TRAITS = (DETAIL, FINE, MIDDLE, HIGH)
 LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
+SIDES = range(32, 2049)  # that a checkpoint may ask for
 TOGETHER_ON_GPU = 5  # pairs of the paper's networks; a processor takes them one by one, which needs less memory
 LAUNCHES = ("eager", "graphs", "compile")  # how a step's kernels are started
 EVERYDAY = "everyday."  # tensors of a lite checkpoint that belong to stage 1
@@ -124,6 +125,7 @@ def load_network(
 def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
     weights.check_own(path)  # what a header asks for may need more memory than there is
     tensors, metadata = weights.load(path)
+    encoder = lite_encoder(device, trained_side(path, LITE_SIDE))
     try:
         refiner = lite_refiner(**metadata["network"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -131,12 +133,12 @@ def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
     own = {name: as_float(t) for name, t in tensors.items() if not name.startswith(EVERYDAY)}
     weights.fill(refiner, own, path)
     refiner.to(device).requires_grad_(False).eval()
-    return Network(lite_encoder(device), refiner, path, together=10, traits=LITE_TRAITS)
+    return Network(encoder, refiner, path, together=10, traits=LITE_TRAITS)
 
 
-def lite_encoder(device: torch.device) -> Encoder:
+def lite_encoder(device: torch.device, side: int = LITE_SIDE) -> Encoder:
     """EfficientNet-Lite2, which stage 1 and 2 of lite share."""
-    return Encoder("lite", EfficientNetLite().to(device), LITE_SIDE, device)
+    return Encoder(f"lite:{side}", EfficientNetLite().to(device), side, device)
 
 
 def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
@@ -152,8 +154,9 @@ def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
     def encode(images: Tensor) -> Features:
         return {str(i): layer for i, layer in enumerate(net.backbone(normalise(images, IMAGENET)))}
 
-    encoder = Encoder(f"hsnet:{path}", encode, SIDE, device)
-    cells = SIDE // STRIDE
+    side = trained_side(path, SIDE)
+    encoder = Encoder(f"hsnet:{path}", encode, side, device)
+    cells = side // STRIDE
     together = TOGETHER_ON_GPU if device.type == "cuda" else 1
     return Network(encoder, net.refiner, path, together, mask_size=(cells, cells), arrange=in_order)
 
@@ -166,8 +169,9 @@ def load_pfenet(preset: Preset, path: Path, device: torch.device) -> Network:
     def encode(images: Tensor) -> Features:
         return net.features(normalise(images, IMAGENET))
 
-    encoder = Encoder(f"pfenet:{path}", encode, PFENET_SIDE, device)
-    cells = ZOOM * (PFENET_SIDE // PFENET_STRIDE + 1)
+    side = trained_side(path, PFENET_SIDE)
+    encoder = Encoder(f"pfenet:{path}", encode, side, device)
+    cells = ZOOM * (side // PFENET_STRIDE + 1)
     together = TOGETHER_ON_GPU if device.type == "cuda" else 1
     return Network(encoder, net.refiner, path, together, mask_size=(cells, cells))
 
@@ -185,6 +189,28 @@ def open_own(path: Path, title: str, build: Callable[..., Whole], backbone: str)
         raise WeightsError(f"{path} describes a network that cannot be built ({error}).") from error
     weights.fill(net, {name: as_float(t) for name, t in weights.load(path)[0].items()}, path)
     return net
+
+
+def trained_side(path: Path, usual: int) -> int:
+    """The side of the pictures that a checkpoint was trained on, in pixels; the usual one where it does not say.
+
+    Raises:
+        WeightsError: it says something else than a number in ``SIDES``.
+    """
+    config = weights.header(path).get("config") if path.suffix == ".safetensors" else None
+    side = config.get("side", usual) if isinstance(config, dict) else usual
+    if not isinstance(side, int) or side not in SIDES:
+        raise WeightsError(f"{path} says that it was trained on pictures of side {side}. Accepted: 32 to 2048.")
+    return side
+
+
+def with_backbone_of(preset: Preset, path: Path) -> Preset:
+    """The preset on ResNet101, where a checkpoint of ours for its network is: no preset has that backbone."""
+    if preset.network != "imr-hsnet" or path.suffix != ".safetensors":
+        return preset
+    network = weights.header(path).get("network")
+    deeper = isinstance(network, dict) and network.get("backbone") == "resnet101"
+    return replace(preset, backbone="resnet101") if deeper else preset
 
 
 def in_order(features: Features) -> list[Tensor]:

@@ -21,7 +21,7 @@ from imrseg.errors import InputError, shown
 from imrseg.images import ImageSource, Picture
 from imrseg.models.consensus import Consensus
 from imrseg.models.refiner import Prepared
-from imrseg.networks import LAUNCHES, Network, lite_encoder, load_network
+from imrseg.networks import LAUNCHES, Network, lite_encoder, load_network, with_backbone_of
 from imrseg.precision import check_precision, lacks_bfloat16
 from imrseg.presets import Preset, get_preset
 from imrseg.run import Options, Result, Run, Step
@@ -77,7 +77,8 @@ class Segmenter:
         Args:
             name: one of ``list_presets()``; "imr-hsnet-resnet50@pascal-2" names the authors' weights.
             device: "auto" (CUDA, then Apple's MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
-            checkpoint: network weights to use in place of the preset's own.
+            checkpoint: network weights to use in place of the preset's own: a file's path, or a name that is looked for
+                where the presets' are. IMR-HSNet's may be on ResNet101, too, which no preset has.
             coarse: what makes the coarse masks in place of the preset's own: "lite", "clip" (OpenAI's
                 RN50) or "clip:MODEL", a ResNet or ViT of open_clip such as "clip:ViT-B-16/openai".
             clip: how CLIP's coarse masks are made.
@@ -97,7 +98,11 @@ class Segmenter:
             raise InputError(f"There is no coarse masker “{coarse}”. Accepted: lite, clip, clip:MODEL.")
         if kind == "lite" and clip is not None:
             raise InputError("Settings of CLIP were given, but the coarse masks are lite's. Choose coarse=clip.")
-        path = weights.find(checkpoint or preset.checkpoint)
+        if checkpoint is None:
+            path = weights.find(preset.checkpoint)
+        else:
+            path = Path(checkpoint) if Path(checkpoint).is_file() else weights.find(checkpoint)
+            preset = with_backbone_of(preset, path)
         dtype, notes = check_precision(precision, where), []
         if dtype == torch.bfloat16 and lacks_bfloat16(where):
             precision, dtype = "float32", torch.float32

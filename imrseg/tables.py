@@ -20,6 +20,12 @@ LITE_STEPS = 3  # that the network on lite's backbone is trained with
 NOT_RUN, OURS = "not run", "ours"
 FOLD_NAMES = {"pascal": "5^{}", "coco": "20^{}"}
 COSTED = "S5"  # the table that has columns for costs
+CLIP = "RN50"  # the paper's
+# What the paper has not, or has in one way alone.
+PLAIN = {
+    "consensus": "off", "true_supports": False, "edges": None, "prompts": "single", "distractors": (),
+    "contrast": "softmax", "clip_side": None,
+}  # fmt: skip
 CELLS = {"None": "none", "Conv": "conv", "Group conv": "group"}
 
 Result = dict[str, Any]
@@ -47,7 +53,7 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
             try:
                 content = json.loads(file.read_text("utf-8"))
                 found = content.get("folds", [content])
-                own = [dict(one) for one in found if one["miou"] and one["per_class"] and "benchmark" in one]
+                own = [dict(one) for one in found if one["miou"] and one["per_class"] and facts(one)]
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 if path.is_dir() and not isinstance(error, OSError):
                     continue  # a folder may hold other files
@@ -76,15 +82,21 @@ def facts(result: Result) -> dict[str, Any]:
         "start": config.get("start", "coarse"),
         "trained": config.get("steps", STEPS.get(result["benchmark"], LITE_STEPS) if own else LITE_STEPS),
         "coarse": clip.get("method") or str(result.get("coarse")).partition(":")[0],
+        "clip": str(result.get("coarse")).partition(":")[2].removesuffix("/openai") or None,
+        "clip_side": clip.get("side"),
+        "contrast": clip.get("contrast", "softmax"),
         "consensus": result.get("consensus", "off"),
         "true_supports": result.get("true_supports", False),
+        "edges": result.get("edges"),
+        "prompts": result.get("prompts", "single"),
+        "distractors": tuple(result.get("distractors") or ()),
     }
 
 
 def scaled_down(ours: Mapping[str, Any]) -> dict[str, Any]:
     """The same row on lite's backbone, with lite's coarse masks."""
     steps = LITE_STEPS if ours["trained"] != 1 else 1
-    return {**ours, "backbone": LITE, "coarse": "lite", "trained": steps}
+    return {**ours, "backbone": LITE, "coarse": "lite", "clip": None, "trained": steps}
 
 
 def find(results: Sequence[Result], wanted: Mapping[str, Any]) -> list[Result]:
@@ -150,7 +162,9 @@ def variants(row: Row) -> list[tuple[str, Mapping[str, Any]]]:
     """What to look for: the row as the paper has it, the same on lite's backbone, and lite in its place."""
     if row.ours is None:
         return []
-    ours = {**row.ours, "consensus": "off", "true_supports": False}  # which the paper has not
+    ours = {**PLAIN, **row.ours}
+    if ours.get("coarse") != "lite":
+        ours["clip"] = CLIP
     out: list[tuple[str, Mapping[str, Any]]] = [(OURS, ours)]
     if ours.get("backbone") == "resnet50":
         small = scaled_down(ours)

@@ -278,6 +278,22 @@ def test_evaluate_writes_scores_and_prints_them(main, things, tmp_path):
     assert not (tmp_path / "x.json").exists()
 
 
+def test_evaluate_is_told_before_its_work_where_it_cannot_write(main, things, tmp_path, monkeypatch):
+    monkeypatch.setattr("imrseg.segmenter.Segmenter.from_preset", lambda *args: pytest.fail("loaded"))
+    (tmp_path / "file").write_text("")
+    for out, why in ((tmp_path, "Is a directory"), (tmp_path / "file/x.json", "")):
+        status, said, err = main("evaluate", "--benchmark", "folder", "--data", things, "--json", out)
+        assert (status, said, err.count("\n")) == (2, "", 1)
+        assert f"“{out}” cannot be written ({why}" in err
+
+
+def test_tables_print_where_the_terminal_lacks_letters(tmp_path):
+    command = [sys.executable, "-m", "imrseg", "tables", "--table", "S6"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not run" in done.stdout
+
+
 @pytest.fixture
 def things(save, tmp_path, cat) -> Path:
     """Three shifted pictures of a cat, with a mask each."""

@@ -57,8 +57,24 @@ def test_large_rotated_jpeg_keeps_its_true_size(tmp_path, orientation):
     image.save(tmp_path / "p.jpg", exif=exif)
     picture = open_picture(tmp_path / "p.jpg")
     assert picture.size == (1500, 4000)
-    assert picture.pixels.shape == (480, images.WORKING_SIDE, 3)
+    assert picture.pixels.shape == (375, 1000, 3)  # decoded to a quarter
     assert centre(redness(picture.pixels)) == pytest.approx((0.3, 0.2), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("width", "kept"), [(900, 900), (1280, 1280), (1919, 1280), (1920, 960), (2500, 1250), (2600, 1280), (3840, 960),
+                        (4001, 1001), (7679, 1280), (7680, 960)],
+)  # fmt: skip
+def test_a_jpeg_is_decoded_to_a_part_that_the_page_can_show(tmp_path, width, kept):
+    image = Image.fromarray(drawn(width, 300))
+    image.save(tmp_path / "p.jpg")
+    image.save(tmp_path / "p.png")
+    picture, whole = open_picture(tmp_path / "p.jpg"), open_picture(tmp_path / "p.png")
+    assert picture.pixels.shape[1] == kept
+    assert (picture.size, whole.pixels.shape[1]) == ((300, width), min(width, images.WORKING_SIDE))
+    assert centre(redness(picture.pixels)) == pytest.approx((0.3, 0.2), abs=0.01)
+    a, b = (to_square(p, 320) for p in (picture, whole))
+    assert (a - b).abs().mean() < 1.5
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

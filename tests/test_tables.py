@@ -102,6 +102,21 @@ def test_what_a_consensus_gained_is_not_the_papers_method():
     assert "2 of 3 results appear" in report([result, *({**result, "consensus": c} for c in ("on", "off"))], ["6"])
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"edges": "grabcut"}, {"prompts": "ensemble"}, {"distractors": ["grass"]}, {"coarse": "clip:ViT-B-16/openai"},
+        {"clip": {"method": "gradcam", "contrast": "cosine"}}, {"clip": {"method": "gradcam", "side": 448}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_settings_are_not_averaged_with_the_papers(changed):
+    results = [BASE, {**BASE, **changed, "miou": [0.9, 0.9, 0.9]}]
+    line = line_after(report(results, ["6"]), "IMR-HSNet")
+    assert (line.split()[1], "runs" in line) == ("60.0", False)
+    assert "1 of 2 results appear" in report(results, ["1", "4", "6"])
+
+
 def test_true_masks_of_supports_are_not_the_papers_setting():
     result = {**BASE, "network": {"neck": "hsnet"}, "coarse": "lite", "clip": None}
     assert "1 of 2 results appear" in report([result, {**result, "true_supports": True}], ["6"])
@@ -123,7 +138,9 @@ def test_results_come_from_files_folders_and_cross_fold_tables(tmp_path):
     (tmp_path / "a/other.json").write_text('{"speed": 3}')
     (tmp_path / "cross.json").write_text(json.dumps({"miou": [0.1], "folds": [BASE, {**BASE, "fold": 2}]}))
     assert [r["fold"] for r in load_results([tmp_path / "a", tmp_path / "cross.json"])] == [0, 0, 2]
-    for bad in ("a/other.json", "none.json"):
+    (tmp_path / "short.json").write_text(json.dumps({k: v for k, v in BASE.items() if k != "shots"}))
+    (tmp_path / "odd.json").write_text(json.dumps({**BASE, "network": "lite"}))
+    for bad in ("a/other.json", "none.json", "short.json", "odd.json"):
         with pytest.raises(InputError, match=bad):
             load_results([tmp_path / bad])
     with pytest.raises(InputError, match="S7"):

@@ -45,6 +45,23 @@ def test_another_checkpoint_by_path(checkpoint, tmp_path):
     assert Segmenter.from_preset("lite", "cpu", copy).network.file == copy
 
 
+def test_a_checkpoint_beside_you_goes_before_the_shipped_one(checkpoint, tmp_path, monkeypatch):
+    resaved(checkpoint, tmp_path / "lite.safetensors", lambda tensors, metadata: metadata.update(coarse_threshold=0.2))
+    monkeypatch.chdir(tmp_path)
+    for name in ("lite.safetensors", "./lite.safetensors"):
+        assert Segmenter.from_preset("lite", "cpu", name).masker.threshold == 0.2
+    assert Segmenter.from_preset("lite", "cpu").masker.threshold == 0.1  # which was not asked for
+
+
+@pytest.mark.parametrize("side", ["400", 16, 4000, 320.0, None], ids=str)
+def test_a_size_that_no_picture_is_shown_at_is_refused(checkpoint, tmp_path, side):
+    path = resaved(
+        checkpoint, tmp_path / "x.safetensors", lambda tensors, metadata: metadata["config"].update(side=side)
+    )
+    with pytest.raises(WeightsError, match="32 to 2048"):
+        Segmenter.from_preset("lite", "cpu", path)
+
+
 def test_a_missing_file_is_named_with_the_places(tmp_path):
     with pytest.raises(WeightsError, match=r"“none\.safetensors” were not found. Looked for: .*checkpoints"):
         weights.find("none.safetensors")

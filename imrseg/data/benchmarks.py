@@ -70,7 +70,7 @@ def gather(
 ) -> tuple[list[list[Entry]], set[Path]]:
     """The training entries: the ``trn`` lists without the fold that is held out, then each extra data set.
 
-    Classes of an extra data set that equal a held-out one are left out. Also returns the pictures
+    Classes of an extra data set that are called as a held-out one are left out. Also returns the pictures
     of all folds, so that features made for one fold serve the others.
 
     Raises:
@@ -98,14 +98,15 @@ def gather(
     problems: dict[str, list[str]] = defaultdict(list)
     folders = [data] if benchmark == "folder" else []
     held |= {PARTS_OF[name] for name in held & PARTS_OF.keys()}
+    labels = {spelled_out(name).casefold() for name in held}  # another data set may write them otherwise
     for item in extra:
         kind, _, path = item.partition(":")
         if kind != "folder" or not path:
             raise InputError(f"An extra data set is given as folder:DIR, not “{item}”.")
-        folders.append(Path(path))
-        entries = folder(Path(path))
+        folders.append(Path(path).expanduser())  # after the colon a shell leaves ~ as it is
+        entries = folder(folders[-1])
         pictures += entries
-        sources.append([entry for entry in entries if entry.name not in held])
+        sources.append([entry for entry in entries if entry.label.casefold() not in labels])
     for root in folders:
         for problem, names in folder_problems(root).items():
             problems[problem] += names
@@ -144,7 +145,7 @@ def pascal(data: Path, splits: Path | None, part: str, folds: Iterable[int]) -> 
         file = None if splits is None else splits / part / f"fold{fold}.txt"
         if file is not None and not file.is_file():
             raise InputError(f"The fold list {file} is missing. Expected lines such as 2008_000008__13.")
-        for line in made[fold] if file is None else file.read_text().split():
+        for line in made[fold] if file is None else lines_of(file):
             image, _, number = line.partition("__")
             if not number.isdigit() or not 1 <= int(number) <= len(PASCAL):
                 raise InputError(f"{file} has a line “{line}”. Expected lines such as 2008_000008__13.")
@@ -171,7 +172,7 @@ def pascal_lists(root: Path, part: str) -> dict[int, list[str]]:
             "pascal needs --splits, the folder that holds val/fold0.txt to val/fold3.txt (and trn/),"
             f" or {file}, from which such lists are made."
         )
-    val = set(file.read_text().split())
+    val = set(lines_of(file))
     masks = {p.stem: p for p in sorted((root / "SegmentationClassAug").glob("*.png"))}
     names = sorted(val) if part == "val" else sorted(masks.keys() - val)
     lists: dict[int, list[str]] = {fold: [] for fold in range(FOLDS)}
@@ -184,6 +185,18 @@ def pascal_lists(root: Path, part: str) -> dict[int, list[str]]:
         for number in sorted(shown & set(range(1, len(PASCAL) + 1))):
             lists[(number - 1) // 5].append(f"{name}__{number:02d}")
     return lists
+
+
+def lines_of(file: Path) -> list[str]:
+    """What stands in the lines of a list, without blank ones.
+
+    Raises:
+        InputError: it is not text in UTF-8.
+    """
+    try:
+        return [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise InputError(f"The list {file} is not text in UTF-8. Save it as UTF-8.") from None
 
 
 def coco20i(data: Path, splits: Path | None, part: str, fold: int) -> list[Entry]:
@@ -250,7 +263,7 @@ def fss(data: Path, splits: Path | None, part: str) -> list[Entry]:
         file = splits / f"{part}.txt"
         if not file.is_file():
             raise InputError(f"The class list {file} is missing. Expected a class's name in each line.")
-        names = sorted(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
+        names = sorted(lines_of(file))
         absent = sorted(set(names) - set(there))
         if absent:
             raise InputError(f"{file} lists classes ({len(absent)}) that {root} lacks: {some(absent)}.")

@@ -63,7 +63,7 @@ def _problem(entry: Entry) -> list[tuple[str, str]]:
     out, size, mask_size = [], None, None
     try:
         with Image.open(entry.image) as image:
-            turned = image.getexif().get(0x0112, 1) in TURNED
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in TURNED  # a TIFF has turned itself
             size = (image.width, image.height) if turned else (image.height, image.width)
         if not _whole(entry.image):
             out.append(("Pictures are cut short", str(entry.image)))
@@ -73,6 +73,8 @@ def _problem(entry: Entry) -> list[tuple[str, str]]:
         mask_size = entry.mask_size()
         if not _whole(entry.mask):
             out.append(("Masks are cut short", str(entry.mask)))
+    except InputError as error:
+        out.append((str(error), str(entry.mask)))
     except UNREADABLE:
         out.append(("Files are not masks that can be read", str(entry.mask)))
     if size and mask_size and size != mask_size:

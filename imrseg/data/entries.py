@@ -31,7 +31,7 @@ class Entry:
         name: the class's name in its data set.
         value: the mask's value for the class; None where the mask holds this class alone, without an
             ignore label.
-        above: where the mask holds the class alone: the object is what is above this value.
+        above: where the mask holds the class alone: the object is what is brighter than this, and not transparent.
     """
 
     image: Path
@@ -48,17 +48,33 @@ class Entry:
     def target(self) -> np.ndarray:
         """uint8 (H, W): 1 object, 0 background, 255 ignore."""
         with Image.open(self.mask) as image:
-            mask = np.asarray(image)
-        if mask.ndim == 3:
-            mask = mask.max(-1)
+            mask = np.asarray(image) if self.value is not None else brightness(image)
         if self.value is None:
             return (mask > self.above).astype(np.uint8)
         return np.where(mask == IGNORE, IGNORE, mask == self.value).astype(np.uint8)
 
     def mask_size(self) -> tuple[int, int]:
-        """(height, width) of the mask, without reading all of it."""
+        """(height, width) of the mask, without reading all of it.
+
+        Raises:
+            InputError: it holds colours where it should hold the numbers of classes.
+        """
         with Image.open(self.mask) as image:
+            if self.value is not None and len(image.getbands()) > 1:
+                raise InputError("Masks hold colours, not the numbers of classes")
             return image.height, image.width
+
+
+def brightness(image: Image.Image) -> np.ndarray:
+    """How bright each pixel is (H, W), 0 where it is transparent; of a drawing in black on nothing how opaque."""
+    if not image.has_transparency_data:
+        plain = len(image.getbands()) == 1 and image.mode != "P"
+        return np.asarray(image) if plain else np.asarray(image.convert("RGB")).max(-1)
+    rgba = np.asarray(image.convert("RGBA"))
+    bright, opaque = rgba[..., :3].max(-1), rgba[..., 3]
+    if not bright[opaque > 0].any():  # then its shape, if any, is in what is opaque
+        bright = np.where(opaque > opaque.min(), opaque, 0)
+    return np.where(opaque > 0, bright, 0)
 
 
 def by_class(entries: Iterable[Entry]) -> dict[str, list[int]]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from imrseg.errors import InputError
 from imrseg.images import open_picture, stretch
+from imrseg.locks import alone
 from imrseg.models.efficientnet import BACKBONE, EFFICIENTNET_LITE2, EfficientNetLite
 
 BATCH = 8
@@ -83,7 +84,8 @@ class CachedView(View):
     """A view whose features are made once and then read from disk.
 
     Args:
-        folder: where the features are kept; made on first use, found again by backbone and names of ``images``.
+        folder: where the features are kept; made on first use, found again by backbone and by names, folders and sizes
+            of the files of ``images``, wherever these folders are. Of several processes one makes them.
 
     Raises:
         InputError: the disk has no room for them.
@@ -91,11 +93,14 @@ class CachedView(View):
 
     def __init__(self, images: list[Path], index: int, side: int, folder: Path) -> None:
         super().__init__(images, index, side)
-        names = "\n".join(path.name for path in images)
-        digest = hashlib.sha256(names.encode()).hexdigest()[:12]
+        files = "\n".join(f"{path.parent.name}/{path.name}\t{path.stat().st_size}" for path in images)
+        digest = hashlib.sha256(files.encode(errors="surrogateescape")).hexdigest()[:12]
         self.folder = folder / f"{BACKBONE}-{digest}-{side}-view{index}"
         if not (self.folder / "complete").is_file():
-            self._make()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with alone(self.folder / ".lock", f"Another process makes the features in {self.folder}; waiting for it."):
+                if not (self.folder / "complete").is_file():
+                    self._make()
         self._maps = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in CHANNELS}
 
     def features(self, row: int, flip: bool) -> dict[str, Tensor]:
@@ -113,7 +118,6 @@ class CachedView(View):
         return self.heads[row].astype(np.float32).mean((1, 2))
 
     def _make(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         count = len(self.images)
         shapes = {name: (count, channels, *[self.side // STRIDE[name]] * 2) for name, channels in CHANNELS.items()}
         need, free = sum(2 * math.prod(shape) for shape in shapes.values()), shutil.disk_usage(self.folder).free

@@ -64,7 +64,7 @@ class Consensus:
         # Never zero, also of features that are all alike.
         covariance.diagonal().add_(RIDGE * covariance.diagonal().mean() + torch.finfo(rows.dtype).eps)
         # On the host: small, made once, and solvers on a GPU are not ready for several threads at once.
-        inverse = torch.linalg.inv_ex(covariance.cpu()).inverse.to(rows.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(covariance.cpu()).L).to(rows.device)
         return cls(rows, inverse, size, detail)
 
     def __call__(self, masks: Tensor) -> Tensor:

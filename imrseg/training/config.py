@@ -99,8 +99,12 @@ class Config:
             least = 1 if name in ("channels", "side", "iterations", "batch", "steps", "views", "validate_every") else 0
             if kind is not str and not least <= value < float("inf"):
                 raise InputError(f"{name} must be {least} or more, not {value}.")
-        if self.network == "lite" and self.backbone != "efficientnet-lite2":
-            raise InputError(f"lite runs on efficientnet-lite2, not on {self.backbone}.")
+        if self.network == "lite":
+            if self.backbone != "efficientnet-lite2":
+                raise InputError(f"lite runs on efficientnet-lite2, not on {self.backbone}.")
+            for name, divisor in (("side", 32), ("channels", 16)):  # the backbone's stride, the cell's groups
+                if getattr(self, name) % divisor:
+                    raise InputError(f"{name} of lite must be divisible by {divisor}; {getattr(self, name)} is not.")
         if self.network != "lite" and self.negatives:
             raise InputError(
                 "negatives are for lite, whose coarse masks of absent labels cost nothing. Set negatives=0."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,8 @@ class Batch:
 class Starts(Protocol):
     """Where the masks come from that the first step is given."""
 
+    name: str
+
     def masks(self, looks: Sequence[Look], loaded: Loaded) -> Tensor:
         """Masks (B, 1, h, w) in [0, 1] of pictures as they are seen, and what was loaded of them."""
         ...
@@ -99,7 +103,7 @@ class TrainingSet:
             for v in range(config.views)
         ]
         chosen = np.random.default_rng([config.seed, 2]).random(len(self.images)) < config.held_out
-        back = set(np.flatnonzero(chosen).tolist())
+        self._back = back = set(np.flatnonzero(chosen).tolist())
         # Classes are drawn by the square root of their size: rare ones are seen, but not too often.
         self._classes: list[tuple[range, list[int], set[int]]] = []
         self._held_out: list[list[int]] = []
@@ -133,7 +137,7 @@ class TrainingSet:
         if rng.random() >= self.config.negatives:
             alone = rng.random() < self.config.alone
             return Episode(query, query if alone else support, True)
-        lacking = [i for i in rng.choice(span, 20) if self.rows[i] not in shown]
+        lacking = [i for i in rng.choice(span, 20) if self.rows[i] not in shown | self._back]
         return Episode(int(lacking[0]), support, False) if lacking else Episode(query, support, True)
 
     def held_out(self) -> list[Episode]:
@@ -143,6 +147,11 @@ class TrainingSet:
             query, support = rng.choice(self._held_out[i % len(self._held_out)], 2, replace=False)
             out.append(Episode(int(query), int(support), True))
         return out
+
+    def digest(self) -> str:
+        """Tells data sets apart by the names of their pictures and classes."""
+        names = [[f"{entry.image.name}\t{entry.name}" for entry in source] for source in self.sources]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def load(self, look: Look) -> Loaded:
         """Features of what a look shows, or {"picture": uint8 (3, side, side)}."""

@@ -126,8 +126,8 @@ def fit(
     """Train ``trainee.refiner`` in place; the state is kept in ``out/state.pt``, losses in ``out/log.jsonl``.
 
     Raises:
-        InputError: the state in ``out`` belongs to another config, or cannot be written; a batch that the
-            processes cannot share; TensorBoard is missing; training diverges.
+        InputError: the state in ``out`` belongs to another config or other data, cannot be read, or cannot be
+            written; a batch that the processes cannot share; TensorBoard is missing; training diverges.
     """
     if config.batch % distributed.size():
         raise InputError(f"{distributed.size()} processes cannot share a batch of {config.batch} episodes evenly.")
@@ -137,13 +137,9 @@ def fit(
     decay = config.weight_decay if config.optimizer == "adamw" else 0.0
     optimizer = kind(refiner.parameters(), config.learning_rate, weight_decay=decay)
     state, best = out / "state.pt", None
+    data = {"digest": training.digest(), "coarse": starts.name}
     if resume and state.is_file():
-        saved = torch.load(state, map_location="cpu", weights_only=True)
-        before = saved.get("config", {})
-        others = [name for name, value in asdict(config).items() if before.get(name) != value]
-        if others:
-            was = ", ".join(f"{name}={before.get(name)}" for name in others)
-            raise InputError(f"{state} belongs to another config ({was}). Train into another folder, or set it so.")
+        saved = load_state(state, config, data)
         refiner.load_state_dict(saved["refiner"])
         optimizer.load_state_dict(saved["optimizer"])
         first, best = saved["iteration"], saved["best"]
@@ -185,7 +181,7 @@ def fit(
             log.write(done, row)
             whole = {
                 "refiner": refiner.state_dict(), "optimizer": optimizer.state_dict(), "iteration": done,
-                "best": best, "config": asdict(config),
+                "best": best, "config": asdict(config), "data": data,
             }  # fmt: skip
             save_state(state, whole)
         if stop:
@@ -233,6 +229,31 @@ class Log:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def load_state(path: Path, config: Config, data: dict[str, str]) -> dict[str, Any]:
+    """What ``save_state`` has written.
+
+    Raises:
+        InputError: it is nothing of that kind, or of another config or other data.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        before, same_data = saved["config"], saved["data"] == data
+    except Exception as error:  # a broken file can raise anything
+        raise InputError(
+            f"{path} is not the state of a training ({error or type(error).__name__}). Remove it to begin anew."
+        ) from None
+    others = [name for name, value in asdict(config).items() if before.get(name) != value]
+    if others:
+        was = ", ".join(f"{name}={before.get(name)}" for name in others)
+        raise InputError(f"{path} belongs to another config ({was}). Train into another folder, or set it so.")
+    if not same_data:
+        raise InputError(
+            f"{path} belongs to other data: another fold, data set or lists, or other coarse masks."
+            " Train into another folder, or give what it was begun with."
+        )
+    return saved
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

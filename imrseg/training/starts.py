@@ -47,6 +47,8 @@ def load_masker(coarse: str, clip: ClipSettings | None, device: torch.device) ->
 class CoarseMasks:
     """Stage 1 of lite for training pictures: class vectors learned on them, and each label's meaning."""
 
+    name = "lite"
+
     def __init__(self, training: TrainingSet) -> None:
         view = training.views[0]
         assert isinstance(view, CachedView)
@@ -80,7 +82,7 @@ class StoredMasks:
     """
 
     def __init__(self, training: TrainingSet, masker: Masker, cells: int, cache: Path) -> None:
-        self.training, self.cells = training, cells
+        self.training, self.cells, self.name = training, cells, masker.name
         pairs = {(row, e.label): None for row, e in zip(training.rows, training.entries, strict=True)}
         self._places = {pair: i for i, pair in enumerate(pairs)}
         known = [masker.name, repr(masker.settings), *map(weights.sha256, masker.files)]
@@ -132,6 +134,8 @@ class StoredMasks:
 
 class TrueMasks:
     """The true masks themselves, as HSNet is trained with."""
+
+    name = "true"
 
     def __init__(self, training: TrainingSet) -> None:
         self.training = training

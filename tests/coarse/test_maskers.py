@@ -51,7 +51,7 @@ def test_clips_coarse_masks_feed_lites_network(clip, cam, segmenter, cat, cup, s
     assert result.confidence is None
     assert result.steps[0].cut() == 0.5
     assert made.masker.name == "clip:RN50"
-    assert (made.network.encoder.name, segmenter.network.encoder.name) == ("lite", "lite")
+    assert (made.network.encoder.name, segmenter.network.encoder.name) == ("lite:320", "lite:320")
 
 
 @pytest.mark.parametrize(

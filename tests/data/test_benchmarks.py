@@ -49,6 +49,22 @@ def test_a_line_that_names_no_class_is_refused(voc, line):
         pascal(voc, voc / "splits", "val", [1])
 
 
+def test_colours_are_not_the_numbers_of_classes(voc):
+    path = voc / "VOC2012/SegmentationClassAug/b.png"
+    Image.open(path).convert("RGB").save(path)
+    with pytest.raises(InputError, match=r"Masks hold colours, not the numbers of classes \(1\): .*b\.png"):
+        held_out("pascal", voc, voc / "splits", 1)
+
+
+def test_lists_as_windows_saves_them(voc):
+    path = voc / "splits/val/fold1.txt"
+    path.write_bytes("\ufeffb__08\r\na__08\r\n".encode())
+    assert [e.image.stem for e in pascal(voc, voc / "splits", "val", [1])] == ["b", "a"]
+    path.write_bytes("b__08\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"fold1\.txt is not text in UTF-8"):
+        pascal(voc, voc / "splits", "val", [1])
+
+
 def test_pascals_lists_are_made_from_vocs_own_where_there_are_none(voc):
     with pytest.raises(InputError, match=r"--splits.*val\.txt"):
         held_out("pascal", voc, None, 1)

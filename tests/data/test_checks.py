@@ -48,6 +48,17 @@ def test_everything_is_told_at_once_with_counts_and_names(tmp_path):
     assert "\n" not in said
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_a_turned_picture_is_as_large_as_its_upright_mask(tmp_path, suffix):
+    draw(tmp_path, "cat", "a", size=(60, 40), mask=(40, 60))
+    image, exif = Image.open(tmp_path / "cat/images/a.jpg"), Image.Exif()
+    exif[0x0112] = 6
+    image.load()
+    (tmp_path / "cat/images/a.jpg").unlink()
+    image.save(tmp_path / f"cat/images/a.{suffix}", exif=exif)
+    assert len(held_out("folder", tmp_path, None, None)) == 1
+
+
 def test_training_needs_two_pictures_of_each_class_of_a_folder(tmp_path):
     draw(tmp_path, "cat", "a")
     draw(tmp_path, "cat", "b")

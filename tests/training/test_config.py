@@ -37,6 +37,8 @@ def test_later_steps_count_more_in_lite_alone():
         ("lite", "schedule=cubic", "same, linear, none"),
         ("lite", "residual=yes", "true or false"),
         ("lite", "backbone=resnet50", "efficientnet-lite2"),
+        ("lite", "side=400", "divisible by 32"),
+        ("lite", "channels=7", "divisible by 16"),
         ("imr-hsnet-vgg16", "negatives=0.1", "negatives=0"),
     ],
 )

@@ -1,5 +1,6 @@
 """What is learned from: episodes, looks at pictures, batches."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from imrseg.data.features import View
 from imrseg.errors import InputError
+from imrseg.models.efficientnet import BACKBONE as LITE
 from imrseg.training import CONFIGS, disturb, gather
 from imrseg.training.data import Look, TrainingSet, make_batch
 from imrseg.training.starts import TrueMasks
@@ -36,6 +38,35 @@ def test_held_out_classes_are_kept_out_of_extra_data(pictures, tmp_path):
     (main, extra), _ = gather("pascal", tmp_path, tmp_path, "all", [f"folder:{pictures}"])
     assert {e.name for e in main} == {"aeroplane", "cat", "person", "sheep"}
     assert {e.name for e in extra} == {"mug", "person"}
+
+
+def test_another_spelling_of_a_held_out_class_is_kept_out_too(pictures, tmp_path):
+    root = tmp_path / "VOC2012"
+    for kind in ("JPEGImages", "SegmentationClassAug"):
+        (root / kind).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(root / "JPEGImages/a.jpg")
+    Image.new("L", (8, 8)).save(root / "SegmentationClassAug/a.png")
+    (tmp_path / "trn").mkdir()
+    for fold in range(4):
+        (tmp_path / f"trn/fold{fold}.txt").write_text("a__01\n")
+    for name in ("potted_plant", "TV monitor", "Sheep", "plant"):
+        shutil.copytree(pictures / "mug", tmp_path / "extra" / name)
+    (_, extra), _ = gather("pascal", tmp_path, tmp_path, "3", [f"folder:{tmp_path / 'extra'}"])
+    assert {e.name for e in extra} == {"plant"}
+
+
+def test_home_is_known_after_the_colon_of_an_extra_data_set(pictures, monkeypatch):
+    monkeypatch.setenv("HOME", str(pictures.parent))
+    _, extra = gather("folder", pictures, None, "all", [f"folder:~/{pictures.name}"])[0]
+    assert {e.image.parent.parent.parent for e in extra} == {pictures}
+
+
+def test_data_sets_are_told_apart_by_pictures_and_classes(pictures, tmp_path):
+    same = plain_set(pictures).digest()
+    moved = shutil.copytree(pictures, tmp_path / "moved")
+    assert plain_set(moved).digest() == same
+    (moved / "mug").rename(moved / "cup")
+    assert plain_set(moved).digest() != same
 
 
 def test_bad_settings_are_refused(pictures, tmp_path):
@@ -102,13 +133,17 @@ def test_some_queries_are_their_own_support(pictures):
 
 
 def test_pictures_kept_back_are_not_trained_on(pictures):
-    training = plain_set(pictures, held_out=0.6, seed=1)
-    back = {training.rows[i] for e in training.held_out() for i in (e.query, e.support)}
-    rng = np.random.default_rng(0)
-    seen = {training.rows[i] for _ in range(100) for e in [training.draw(rng)] for i in (e.query, e.support)}
-    assert back
-    assert seen
-    assert not back & seen
+    for held_out, seed, negatives in ((0.6, 1, 0.0), (0.4, 6, 0.5)):
+        training = plain_set(pictures, held_out=held_out, seed=seed)
+        training.config = replace(training.config, network="lite", backbone=LITE, negatives=negatives)
+        back = {training.rows[i] for e in training.held_out() for i in (e.query, e.support)}
+        rng = np.random.default_rng(0)
+        drawn = [training.draw(rng) for _ in range(100)]
+        seen = {training.rows[i] for e in drawn for i in (e.query, e.support)}
+        assert back
+        assert seen
+        assert not back & seen
+        assert any(not e.present for e in drawn) == (negatives > 0)
     with pytest.raises(InputError, match="held_out"):
         plain_set(pictures, held_out=0.01)
 

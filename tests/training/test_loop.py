@@ -155,6 +155,40 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_unbroken_one(
         train(*sources, replace(config, steps=1), tmp_path / "b", cache, resume=True, masker=masker)
 
 
+def test_a_run_does_not_go_on_with_other_data(sources, pictures, cache, tmp_path):
+    train(*sources, TINY, tmp_path, cache)
+    kept = (tmp_path / "state.pt").read_bytes()
+    (main,), seen = sources
+    with pytest.raises(InputError, match="belongs to other data"):
+        train([[e for e in main if e.image.stem[-1] != "3"]], seen, TINY, tmp_path, cache, resume=True)
+    assert (tmp_path / "state.pt").read_bytes() == kept
+
+
+@pytest.mark.parametrize("content", [b"", b"text", "cut"], ids=["empty", "text", "cut"])
+def test_what_is_no_state_is_refused(sources, cache, tmp_path, content):
+    path = tmp_path / "state.pt"
+    if content == "cut":
+        torch.save({"config": {}}, path)
+        content = path.read_bytes()[:200]
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not the state of a training"):
+        train(*sources, TINY, tmp_path, cache, resume=True)
+    assert path.read_bytes() == content
+
+
+def test_pictures_are_shown_at_the_size_that_was_trained_at(sources, pictures, tmp_path, untrained_backbones):
+    small = train(*sources, replace(TINY, iterations=1, side=64), tmp_path / "lite", tmp_path)
+    segmenter = Segmenter.from_preset("lite", "cpu", checkpoint=small)
+    assert (segmenter.network.encoder.side, segmenter.masker.encoder.side) == (64, 64)
+    picture = next((pictures / "person/images").iterdir())
+    assert segmenter.segment(picture, [picture], "person", steps=1).steps[1].query_soft.shape == (1, 16, 16)
+    config = replace(CONFIGS["hsnet-resnet50-pretrained"], backbone="resnet101", side=64, **SMALL | {"iterations": 1})
+    deep = train(*sources, config, tmp_path / "deep", tmp_path)
+    segmenter = Segmenter.from_preset("imr-hsnet-resnet50", "cpu", checkpoint=deep, coarse="lite")  # no preset has it
+    assert (segmenter.preset.backbone, segmenter.network.encoder.side) == ("resnet101", 64)
+    assert segmenter.segment(picture, [picture], "person", steps=1).mask.shape == (90, 120)
+
+
 def test_a_full_disk_leaves_the_last_good_state(sources, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_EVERY", 1)
     real, count = builtins.open, []
