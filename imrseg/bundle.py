@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from imrseg import __version__
+from imrseg import __version__, weights
 from imrseg.coarse.maskers import ClipSettings
 from imrseg.errors import InputError
 from imrseg.export import describe, encode_mask, encode_picture, writing
@@ -33,6 +33,7 @@ from imrseg.visualize import overlay
 
 MAX_LABELS = 255  # of one query: what an 8-bit picture tells apart
 OVERLAY_PIXELS = 16_000_000  # an overlay is to look at; of larger pictures it is reduced to this
+MAX_NAME = 120  # bytes of what a file's name is made from; with all that follows 255 are allowed
 RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[\d¹²³])(\..*)?", re.IGNORECASE)  # on Windows
 PACKED = {".png", ".gif", ".webp", ".npz"}  # would not become smaller in a ZIP
 
@@ -179,8 +180,8 @@ def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[st
 def command(founds: Sequence[Found], segmenter: Segmenter) -> str:
     """What to type to repeat the run, in the folder that holds the pictures.
 
-    One line, where all labels were looked for in all queries in the same way; else a line for each way.
-    Names of files stand without their folders, and options that are the default are left out.
+    One line, where all labels were looked for in all queries in the same way; else a line for each way, with
+    a folder of its own. Names of files stand without their folders, and options that are the default are left out.
     """
     labels: dict[tuple[Path, tuple[str, ...]], list[str]] = {}
     for found in founds:
@@ -189,10 +190,11 @@ def command(founds: Sequence[Found], segmenter: Segmenter) -> str:
     for (query, options), wanted in labels.items():
         queries.setdefault((tuple(wanted), options), []).append(query)
     lines = []
-    for (names, options), paths in queries.items():
+    for number, ((names, options), paths) in enumerate(queries.items(), 1):
         words = ["python", "-m", "imrseg", "segment", "--query", *map(file_word, paths)]
         words += [word for name in names for word in option("--label", name)]
-        lines.append(shlex.join([*words, *options, "--out", "results"]))
+        out = "results" if len(queries) == 1 else f"results-{number}"  # one line would take another's results away
+        lines.append(shlex.join([*words, *options, "--out", out]))
     return "\n".join(lines)
 
 
@@ -210,7 +212,7 @@ def options_of(found: Found, segmenter: Segmenter) -> tuple[str, ...]:
         ("--edges-on", found.options.edges_on, "last"),
         ("--consensus", found.options.consensus, "on" if network.traits else "off"),
         ("--preset", preset.name, "lite"),
-        ("--checkpoint", network.file.name, preset.checkpoint),
+        ("--checkpoint", *own_checkpoint(segmenter)),
         ("--precision", segmenter.precision, "float32"),
         ("--coarse", masker.name, {"clip": "clip:RN50"}.get(preset.coarse, preset.coarse)),
         ("--clip-method", clip.method, "gradcam"),
@@ -220,6 +222,13 @@ def options_of(found: Found, segmenter: Segmenter) -> tuple[str, ...]:
     words = ["--support", *map(file_word, found.supports)] if found.supports else []
     words += [word for name, value, usual in given if value != usual for word in option(name, str(value))]
     return tuple(words)
+
+
+def own_checkpoint(segmenter: Segmenter) -> tuple[str, str]:
+    """The name of the network's file, and what it is where the file is the preset's own, "" where it is another's."""
+    file, usual = segmenter.network.file, segmenter.preset.checkpoint
+    another = file.name == usual and weights.have(usual) and weights.find(usual) != file
+    return file.name, "" if another else usual
 
 
 def option(name: str, value: str) -> list[str]:
@@ -349,7 +358,10 @@ def encode_json(content: dict[str, Any]) -> bytes:
 
 def safe_name(wish: str, taken: Collection[str]) -> str:
     """A file's name made from ``wish`` that every system takes, other than those in ``taken``."""
-    plain = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", wish))[:60].strip("-.") or "unnamed"
+    plain = (
+        re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", wish))[:60].encode()[:MAX_NAME].decode(errors="ignore")
+    )
+    plain = plain.strip("-.") or "unnamed"
     plain = f"_{plain}" if RESERVED.fullmatch(plain) else plain
     folded = {name.casefold() for name in taken}  # some file systems do not tell case apart
     names = [plain, *(f"{plain}-{i}" for i in range(2, len(folded) + 3))]

@@ -349,7 +349,7 @@ class Run:
         if self.options.edges is None or self._cleans_every_step:
             return self.steps[-1]
         clock = Clock()
-        step = self._clean(self.steps[-1])
+        step = self._keeping(self._clean(self.steps[-1]))
         self.seconds["edges"] = clock.lap()
         return step
 
@@ -380,19 +380,23 @@ class Run:
 
     def _marked(self, step: Step, states: list[RefinerState]) -> tuple[Step, list[RefinerState]]:
         """Step and states with what the user has marked."""
-        size = (states[0].masks.shape[-2], states[0].masks.shape[-1])
+        step = self._keeping(step, (states[0].masks.shape[-2], states[0].masks.shape[-1]))
+        return step, self._carrying(step, states)
+
+    def _keeping(self, step: Step, size: tuple[int, int] | None = None) -> Step:
+        """The step with what the user has marked, its masks at ``size``; None leaves their sizes."""
 
         def mark(soft: np.ndarray, picture: int) -> np.ndarray:
+            soft = soft if size is None else to_size(soft, size)
             if picture not in self._marks:
-                return to_size(soft, size)
-            small = cv2.resize(self._marks[picture].astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+                return soft
+            small = cv2.resize(self._marks[picture].astype(np.float32), soft.shape[::-1], interpolation=cv2.INTER_AREA)
             strength = np.minimum(np.abs(small) * 2, 1)  # of a cell half of which is marked
-            return to_size(soft, size) * (1 - strength) + (small > 0) * strength
+            return soft * (1 - strength) + (small > 0) * strength
 
         query = np.stack([mark(soft, 0) for soft in step.query_soft])
         support = tuple(mark(soft, 1 + k) for k, soft in enumerate(step.support_soft))
-        step = replace(step, query_soft=query, support_soft=support)
-        return step, self._carrying(step, states)
+        return replace(step, query_soft=query, support_soft=support)
 
     def _carrying(self, step: Step, states: Sequence[RefinerState]) -> list[RefinerState]:
         """``states`` with the step's masks in the place of their own."""

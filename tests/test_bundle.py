@@ -1,6 +1,7 @@
 import io
 import json
 import shlex
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from imrseg import ClipSettings, InputError, __version__, bundle, cli, figures
 from imrseg.bundle import Found
 from imrseg.presets import get_preset
 from imrseg.run import Options, Step
+from imrseg.segmenter import Segmenter
 
 PER_LABEL = {
     "mask.png", "cutout.png", "overlay.png", "figure.png", "figure.pdf", "figure.svg", "animation.gif", "animation.webp",
@@ -243,6 +245,22 @@ def test_what_was_done_in_one_way_is_one_command(segmenter):
         "a.png --label cat --label dog ", "b.png --label cat ", "b.png --label dog ",
     ]  # fmt: skip
     assert "--threshold 0.6" in lines[2]
+    assert [line.split("--out ")[1] for line in lines] == ["results-1", "results-2", "results-3"]
+
+
+def test_a_checkpoint_of_the_shipped_ones_name_is_said(checkpoint, tmp_path):
+    own = Path(shutil.copy(checkpoint, tmp_path / "lite.safetensors"))
+    found = made("cat", np.zeros((4, 4)))
+    for segmenter, said in (
+        (Segmenter.from_preset("lite", "cpu"), False), (Segmenter.from_preset("lite", "cpu", own), True),
+    ):  # fmt: skip
+        assert ("--checkpoint lite.safetensors" in bundle.command([found], segmenter)) == said
+
+
+def test_a_name_of_long_letters_leaves_room_for_an_ending():
+    name = bundle.safe_name("𝐜𝐚𝐭" * 30, ())
+    assert 60 < len(name.encode()) <= bundle.MAX_NAME
+    assert name == "𝐜𝐚𝐭" * 10
 
 
 def test_many_queries(quick, folder, cup, cat, segmenter, tmp_path):

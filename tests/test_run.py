@@ -247,6 +247,20 @@ def test_marks_and_fitted_edges_hold_with_and_without_a_consensus(segmenter, cat
         assert (step.query_soft[0][:39, :39] == 0).all()
 
 
+@pytest.mark.parametrize("how", ["guided", "grabcut"])
+@pytest.mark.parametrize("value", [1, -1])
+def test_what_is_marked_stays_so_where_the_answer_is_fitted_to_edges(segmenter, cat, cup, how, value):
+    run = segmenter.start(cat, [cup], "cat", Options(edges=how))
+    run.advance_by(2)
+    marks = np.zeros((300, 451), np.int8)
+    marks[140:152, 180:240] = value  # a stroke across the face
+    run.correct(2, {0: marks})
+    run.advance()
+    answer = run.finish()
+    assert ((answer.query_mask[142:150, 182:238] >= answer.cut()) == (value > 0)).all()
+    assert answer.query_soft.shape == segmenter.segment(cat, [cup], "cat", edges=how).steps[-1].query_soft.shape
+
+
 def test_correcting_an_earlier_step_takes_back_the_later_ones(segmenter, cat):
     run = segmenter.start(cat, [], "cat")
     for _ in range(3):

@@ -60,8 +60,8 @@ def connect(app: gr.Blocks, handlers: Handlers) -> None:
     shown = [
         page.run, page.stop, page.status, page.welcome, page.stage, *looks.all(), page.query_view, page.query_note,
         page.support_column, page.support_view, page.support_note, page.more, page.strip, page.used, page.all_labels,
-        page.labels_panel, *page.compare_steps, page.compare, page.plot, page.editor, page.corrected, page.command,
-        page.session,
+        page.labels_panel, *page.compare_steps, page.compare, page.plot, page.truth, page.editor, page.corrected,
+        page.command, page.session, page.stopped,
     ]  # fmt: skip
     running: dict[str, Any] = {
         "concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private", "show_progress": "minimal",
@@ -76,20 +76,21 @@ def connect(app: gr.Blocks, handlers: Handlers) -> None:
         [page.run.click, inputs.label.submit],
         handlers.wait,
         None,
-        [page.run, page.stop],
+        [page.run, page.stop, page.stopped],
         js=SCROLL,
         queue=False,
         **quiet,
     )
-    given = [*inputs.all(), looks.view, looks.threshold]
+    given = [*inputs.all(), looks.view, looks.threshold, page.session]
     runs = [trigger(handlers.run, given, shown, **running) for trigger in (asked.then, page.wanted.change)]
     runs.append(page.more.click(handlers.one_more, choices, shown, **running))
     corrections = [*choices, page.corrected, page.editor, inputs.steps, page.correct_from]
     runs.append(page.refine.click(handlers.refine, corrections, shown, **running))
+    there = [page.session, looks.query, looks.label, looks.view, looks.threshold]
     for run in runs:
-        run.failure(handlers.refused, None, [page.run, page.stop, page.status], queue=False, **quiet)
-    stopped = [page.session, looks.query, looks.label, looks.view, looks.threshold]
-    page.stop.click(handlers.end, stopped, shown, cancels=runs, queue=False, **quiet)
+        run.failure(handlers.failed, [page.stopped, *there], shown, queue=False, **quiet)
+    page.stop.click(handlers.stop, None, page.stopped, queue=False, **quiet)
+    page.stop.click(handlers.end, there, shown, cancels=runs, queue=False, **quiet)
 
     looking: dict[str, Any] = quiet | {"trigger_mode": "always_last", "concurrency_limit": None}
     looks.step.input(handlers.look, choices, shown, **looking)
@@ -148,10 +149,10 @@ class Handlers:
         }
         ready = self.ready.get(number)
         if ready is None or settings != self.usual_settings():
-            return updates | self.views.buttons(running=True) | {self.page.wanted: uuid4().hex}
+            return updates | self.wait() | {self.page.wanted: uuid4().hex}
         session = ready.copied()
         last = session.scenes[-1].findings[-1].label  # as a run ends
-        return updates | self.end(session, session.names()[-1], last, view, threshold)
+        return updates | self.nothing_painted() | self.end(session, session.names()[-1], last, view, threshold)
 
     def prepare_examples(self, most: int | None = None) -> None:
         """Run the examples with the usual settings and remember what they show: the first ``most``, or all."""
@@ -176,10 +177,17 @@ class Handlers:
         return [component.value for component in self.page.inputs.settings()[1:]]
 
     def wait(self) -> Updates:
-        return self.views.buttons(running=True)
+        return self.views.buttons(running=True) | {self.page.stopped: False}
 
-    def refused(self) -> Updates:
-        """The queue is full, or the server stops: a run was not taken at all."""
+    def stop(self) -> bool:
+        return True
+
+    def failed(
+        self, stopped: bool, session: Session | None, query: str | None, label: str | None, view: str, threshold: float
+    ) -> Updates:
+        """A run was stopped; or the queue is full, or the server ends: then it was not taken at all."""
+        if stopped:  # once more, for a step may have come after ``end``
+            return self.end(session, query, label, view, threshold) | {self.page.stopped: False}
         words = "The server could not take this run. Please try again in a minute."
         return self.views.buttons(running=False) | {self.page.status: problem(words)}
 
@@ -204,6 +212,7 @@ class Handlers:
         device: str,
         view: str,
         threshold: float,
+        before: Session | None = None,
     ) -> Iterator[Updates]:
         """Every label's coarse mask in every query, then each step, as soon as it is there.
 
@@ -215,15 +224,21 @@ class Handlers:
         try:
             found = self.find(
                 paths, [path for path, _ in supports or []], label, steps, preset, coarse, distractors, prompts, edges,
-                edges_on, consensus, device,
+                edges_on, consensus, device, before,
             )  # fmt: skip
+            fresh = self.nothing_painted()
             for session, number, name, index, share in found:
                 where = f" in {session.scenes[number].name} ({number + 1} of {len(paths)})" if len(paths) > 1 else ""
-                yield self.views.everything(session, number, name, index, view, threshold, 0) | {
-                    page.session: session,
-                    page.status: progress(f"“{name}”{where}: {step_name(index)}", share),
-                    looks.step: stepper(steps, index),
-                }
+                yield (
+                    fresh
+                    | self.views.everything(session, number, name, index, view, threshold, 0)
+                    | {
+                        page.session: session,
+                        page.status: progress(f"“{name}”{where}: {step_name(index)}", share),
+                        looks.step: stepper(steps, index),
+                    }
+                )
+                fresh = {}
         except Exception as error:
             yield self.views.buttons(running=False) | {page.status: problem(words_for(error))}
         else:
@@ -232,8 +247,12 @@ class Handlers:
     def find(
         self, queries: Sequence[str], supports: Sequence[str], label: str, steps: int, preset: str, coarse: str,
         distractors: str, prompts: str, edges: str, edges_on: str, consensus: str, device: str,
+        before: Session | None = None,
     ) -> Iterator[tuple[Session, int, str, int, float]]:  # fmt: skip
-        """A run: after each step the session so far, the number of the query, the label, the step, the share done."""
+        """A run: after each step the session so far, the number of the query, the label, the step, the share done.
+
+        ``before``: the visitor's last one, whose true masks still count for the same pictures.
+        """
         if not queries:
             raise InputError("There is no query picture. Drop one, or pick an example.")
         if len(queries) > MAX_QUERIES:
@@ -249,7 +268,7 @@ class Handlers:
         session = Session((), *chosen)
         done, whole = 0, len(opened) * len(labels) * (steps + 1)
         for number, (picture, path) in enumerate(zip(opened, queries, strict=True)):
-            scene = Scene.of([picture, *helpers], [path, *supports])
+            scene = Scene.of([picture, *helpers], [path, *supports]).measured(before.scenes if before else ())
             for name in labels:
                 for index, run in enumerate(self.models.begin(chosen, picture, helpers, name, options, steps)):
                     done += 1
@@ -275,12 +294,17 @@ class Handlers:
             updates
             | self.views.everything(session, number, finding.label, last, view, threshold, 0)
             | self.views.aside(session, number, finding, last, threshold)
+            | self.views.truth(session, number)
             | {
                 self.page.status: status(session.scenes[number], finding, threshold),
                 self.page.choices.step: stepper(last, last),
                 self.page.session: session,
             }
         )
+
+    def nothing_painted(self) -> Updates:
+        """What was painted on another run's pictures is gone with it."""
+        return {self.page.editor: None, self.page.corrected: None}
 
     # ---- going on
 
@@ -422,7 +446,11 @@ class Handlers:
         return (
             self.views.everything(session, number, finding.label, step, view, threshold, support or 0)
             | self.views.aside(session, number, finding, min(step, last), threshold)
-            | {self.page.status: status(scene, finding, threshold), self.page.choices.step: stepper(last)}
+            | (self.views.truth(session, number) if len(session.scenes) > 1 else {})
+            | {
+                self.page.status: status(scene, finding, threshold),
+                self.page.choices.step: stepper(last, last if step > last else None),
+            }
         )
 
     def count(

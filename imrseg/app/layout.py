@@ -19,6 +19,7 @@ from imrseg.run import MAX_LABEL
 SLIDER_STEPS = 10  # on the page; the library and the endpoint take up to MAX_STEPS
 VIEWS = ("Overlay", "Heat map", "Outline", "Cut-out", "Difference")
 KEEP = 3600  # seconds that a visitor's pictures and files are kept after the last run or correction
+RUNNING = 'document.querySelector("#stop")?.offsetParent'  # in JavaScript: then Stop is to be seen
 IS, IS_NOT = "#00c853", "#ff1744"  # brushes: this is it, this is not
 FONT = ("-apple-system", "BlinkMacSystemFont", "Segoe UI", "Roboto", "Liberation Sans", "Arial", "sans-serif")
 THEME = gr.themes.Base(
@@ -93,6 +94,7 @@ class Page:
     link: gr.Textbox
     examples: gr.HTML
     wanted: gr.State
+    stopped: gr.State
     status: gr.HTML
     welcome: gr.HTML
     stage: gr.Column
@@ -137,6 +139,7 @@ def lay_out(models: Models) -> Page:
     )
     session, corrected = gr.State(time_to_live=KEEP), gr.State(time_to_live=KEEP)
     wanted = gr.State()  # changes when an example is to be run
+    stopped = gr.State(False)  # whether Stop was pressed, and its run has not ended yet
     with gr.Row(elem_id="page"):
         with gr.Column(elem_id="inputs", scale=0, min_width=300):
             left = _lay_out_inputs(models)
@@ -147,7 +150,7 @@ def lay_out(models: Models) -> Page:
                 right = _lay_out_stage(get_preset(models.preset).steps)
     return Page(
         **left, **right, status=status, welcome=welcome, stage=stage, session=session, corrected=corrected,
-        wanted=wanted,
+        wanted=wanted, stopped=stopped,
     )  # fmt: skip
 
 
@@ -205,7 +208,9 @@ def _lay_out_inputs(models: Models) -> dict[str, Any]:
     with gr.Row():
         run = gr.Button("Run", variant="primary", elem_id="run")
         stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop")
-    examples = gr.HTML(example_cards(list_examples()), elem_id="examples", js_on_load=_clicks("example"))
+    examples = gr.HTML(
+        example_cards(list_examples()), elem_id="examples", js_on_load=_clicks("example", unless=RUNNING)
+    )
     inputs = Inputs(
         queries, supports, label, steps, preset, coarse, distractors, prompts, edges, edges_on, consensus, device
     )
@@ -303,11 +308,11 @@ def _view(name: str, elem_id: str) -> tuple[gr.Image, gr.HTML]:
     return picture, gr.HTML(elem_classes="note", elem_id=f"{elem_id}-note")
 
 
-def _clicks(name: str) -> str:
+def _clicks(name: str, unless: str = "false") -> str:
     """JavaScript that reports a click on an element with ``data-NAME`` as an event that carries the number."""
     return f"""element.addEventListener("click", (event) => {{
         const hit = event.target.closest("[data-{name}]");
-        if (hit) trigger("click", {{ {name}: Number(hit.dataset.{name}) }});
+        if (hit && !({unless})) trigger("click", {{ {name}: Number(hit.dataset.{name}) }});
     }});"""
 
 

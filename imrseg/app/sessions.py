@@ -94,6 +94,11 @@ class Scene:
         shown = tuple(fit(p.pixels) for p in pictures)
         return cls(shown, tuple(map(Path, paths)), used=(True,) * (len(shown) - 1))
 
+    def measured(self, before: Sequence[Scene]) -> Scene:
+        """With the true mask that one of these scenes has of the same query."""
+        same = (scene.truth for scene in before if np.array_equal(scene.pictures[0], self.pictures[0]))
+        return replace(self, truth=next(same, None))
+
     def having(self, finding: Finding) -> Scene:
         """With ``finding``, in the place of an earlier one for the same label or after the others."""
         labels = [old.label for old in self.findings]

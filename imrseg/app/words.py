@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 
 def split_labels(text: str) -> list[str]:
-    """Labels as typed, separated by commas, without repeats."""
-    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+    """Labels as typed, separated by commas, without repeats and needless blanks, as a run spells them."""
+    return list(dict.fromkeys(" ".join(part.split()) for part in (text or "").split(",") if part.strip()))
 
 
 def words_for(error: Exception) -> str:

@@ -46,11 +46,21 @@ HOW = {
 }
 
 
-def start(app, query=PORTRAIT, supports=(RUNNING,), label="cheetah", steps=2, view="Overlay", threshold=0.5, **how):
+def start(
+    app,
+    query=PORTRAIT,
+    supports=(RUNNING,),
+    label="cheetah",
+    steps=2,
+    view="Overlay",
+    threshold=0.5,
+    before=None,
+    **how,
+):
     """A run's updates as they come; ``query`` is a path or several."""
     queries = [query] if isinstance(query, Path) else query
     files = [[(str(p), None) for p in paths or ()] for paths in (queries, supports)]
-    return app.run(*files, label, steps, *(HOW | how).values(), view, threshold)
+    return app.run(*files, label, steps, *(HOW | how).values(), view, threshold, before)
 
 
 def run_all(app, **given):
@@ -281,6 +291,17 @@ def test_marks_may_enter_with_the_coarse_masks(app):
     assert all((step.query_soft[0][:24, :24] == 1).all() for step in steps)
 
 
+def test_another_run_takes_away_what_was_painted(app, monkeypatch):
+    updates = run(app)
+    assert updates[0][app.page.editor] is updates[0][app.page.corrected] is None
+    assert app.page.editor not in updates[1]  # what is painted while it goes on stays
+    monkeypatch.setattr(handlers, "list_examples", lambda: list_examples()[:1])
+    app.prepare_examples()
+    example = pick(app, 0)
+    assert example[app.page.editor] is example[app.page.corrected] is None
+    app.ready.clear()
+
+
 def test_an_empty_painting_is_told(app):
     session = session_of(app, run_all(app))
     for corrected, editor in ((None, painted(app, IS)), ((None, "cheetah", 1, 0), None)):
@@ -325,6 +346,49 @@ def test_a_true_mask_measures_every_step(app):
     assert rows[rows["what"] == "IoU with true mask"]["share"].iloc[-1] == 1
     forgotten = app.take_truth(update[app.page.session], *choices(step=2), None)
     assert "true IoU" not in forgotten[app.page.query_note]
+
+
+def test_a_true_mask_counts_as_long_as_its_picture_is_looked_at(app):
+    def measured(update):
+        return "true IoU" in update[app.page.query_note]
+
+    truth = np.full((40, 60), 255, np.uint8)
+    first = app.take_truth(session_of(app, run_all(app)), *choices(step=2), truth)[app.page.session]
+    again = run_all(app, supports=(), before=first)[-1]
+    assert measured(again)
+    assert app.page.truth not in again  # its box stays as it is
+    other = run_all(app, query=LION, before=first)[-1]
+    assert not measured(other)
+    assert other[app.page.truth] is None
+    both = run_all(app, query=(PORTRAIT, LION), before=first)[-1]
+    session = both[app.page.session]
+    assert (measured(both), both[app.page.truth]) == (False, None)
+    back = app.redraw(session, *choices(query=session.names()[0], step=2))
+    assert measured(back)
+    assert np.asarray(Image.open(back[app.page.truth])).min() > 250
+    assert app.redraw(session, *choices(query=session.names()[1], step=2))[app.page.truth] is None
+
+
+def test_a_label_with_fewer_steps_takes_the_slider_with_it(app):
+    session = session_of(app, run_all(app, label="cheetah, grass"))
+    (longer,) = app.one_more(session, *choices("grass", step=2))
+    session = longer[app.page.session]
+    slider = app.redraw(session, *choices("cheetah", step=3))[app.page.choices.step]
+    assert (slider.maximum, slider.value) == (2, 2)
+    assert "value" not in app.redraw(session, *choices("grass", step=2))[app.page.choices.step].constructor_args
+
+
+def test_two_blanks_within_a_label_are_one(app):
+    last = run_all(app, label="grass, big  cat,big cat", steps=0)[-1]
+    assert (last[app.page.choices.label].value, len(session_of(app, [last]).scenes[0].findings)) == ("big cat", 2)
+
+
+def test_a_stopped_run_is_not_one_that_was_refused(app):
+    session = session_of(app, run_all(app))
+    stopped = app.failed(True, session, None, "cheetah", "Overlay", 0.5)
+    assert stopped[app.page.status] == app.end(session, None, "cheetah", "Overlay", 0.5)[app.page.status]
+    assert stopped[app.page.stopped] is False
+    assert "could not take this run" in app.failed(False, session, None, "cheetah", "Overlay", 0.5)[app.page.status]
 
 
 def test_two_steps_side_by_side(app):

@@ -36,8 +36,31 @@ def test_who_waits_sees_the_place_in_line(slow_server):
         third.get_by_role("button", name="Stop").click()  # a wait can be given up
         expect(third.get_by_role("button", name="Stop")).to_be_hidden()
         expect(third.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+        third.wait_for_timeout(2000)  # for what may come late
+        expect(third.locator("#status")).not_to_contain_text("could not")
         expect(second.locator("#strip [data-step]")).to_have_count(4, timeout=60_000)
         expect(third.locator("#strip [data-step]")).to_have_count(0)
+        browser.close()
+
+
+def test_what_was_stopped_stays_and_is_no_error(slow_server):
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1440, "height": 1200})
+        page.goto(slow_server)
+        cards = page.locator("#examples [data-example]")
+        cards.first.click()
+        expect(page.locator("#strip [data-step]")).to_have_count(2, timeout=60_000)
+        cards.nth(1).click()  # not taken while a run goes on
+        page.get_by_role("button", name="Stop").click()
+        for _ in range(2):
+            expect(page.locator("#status")).to_contain_text(re.compile("cheetah.*in the query picture|step[s]? in"))
+            expect(page.locator("#label").get_by_role("textbox")).to_have_value("cheetah")
+            expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+            page.wait_for_timeout(3000)  # for what may come late
+        assert 2 <= page.locator("#strip [data-step]").count() <= 3
+        cards.nth(1).click()
+        expect(page.locator("#label").get_by_role("textbox")).not_to_have_value("cheetah")
         browser.close()
 
 
