@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py --data DATA --splits DATA/splits/pascal --json benchmarks/results/precision.json
 
-Each picture of the lists is segmented once with one support, in float32 and in the lower precision, in turns.
+Each line of the lists, a picture and a class, is segmented once with one support, in float32 and in the lower precision, in turns.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
 
     c = command(commands, "demo", demo, "the web page")
     add_model(c)
+    c.epilog = "Precision and launch are those of the preset that the page opens with; others run in float32, eager."
     # A host such as Hugging Face Spaces says by Gradio's variables where to listen.
     c.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="0.0.0.0 for all")
     c.add_argument("--port", type=whole(0, 65535), default=os.environ.get("GRADIO_SERVER_PORT", "7860"))
@@ -168,7 +169,7 @@ def add_model(c: argparse.ArgumentParser) -> None:
         "--launch",
         default="eager",
         metavar="HOW",
-        help="of a step: eager; graphs, on GPUs; compile, which takes a minute",
+        help="of a step: eager; graphs, on GPUs; compile, which takes minutes and is slower on a processor",
     )
 
 
@@ -248,6 +249,8 @@ def segment(args: argparse.Namespace) -> None:
     from imrseg.images import open_picture, open_pictures
     from imrseg.run import check_label
 
+    if args.zip:
+        export.check_target(args.zip)
     queries = [file for given in args.query for file in pictures_in(given)]
     labels = list(dict.fromkeys(map(check_label, args.label)))
     supports = open_pictures(args.support)

@@ -50,8 +50,8 @@ def write_result(
         segmenter: the one that made the result.
 
     Returns:
-        The content of ``result.json``. All but its ``"seconds"`` is the same in every run; paths
-        in it are relative to ``out``.
+        The content of ``result.json``. All but its ``"seconds"``, by stage and of each step, is the same in every
+        run; paths in it are relative to ``out``.
 
     Raises:
         InputError: ``out`` cannot be a folder, or cannot be written.
@@ -76,6 +76,7 @@ def write_result(
                     "supports": names[1:],
                     "covered": int(np.count_nonzero(found)) / found.size,
                     "iou_with_previous": None if before is None else iou(before, found),
+                    "seconds": step.seconds,
                 }
             )
             before = found

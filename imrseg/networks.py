@@ -30,7 +30,6 @@ LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
 SIDES = range(32, 2049)  # that a checkpoint may ask for
 TOGETHER_ON_GPU = 5  # pairs of the paper's networks; a processor takes them one by one, which needs less memory
 LAUNCHES = ("eager", "graphs", "compile")  # how a step's kernels are started
-EVERYDAY = "everyday."  # tensors of a lite checkpoint that belong to stage 1
 
 Whole = TypeVar("Whole", IMRHSNet, IMRPFENet)  # with their backbones
 
@@ -130,7 +129,7 @@ def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
         refiner = lite_refiner(**metadata["network"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} does not hold the {preset.name} network ({error!r}).") from error
-    own = {name: as_float(t) for name, t in tensors.items() if not name.startswith(EVERYDAY)}
+    own = {name: as_float(t) for name, t in tensors.items() if not name.startswith(weights.EVERYDAY)}
     weights.fill(refiner, own, path)
     refiner.to(device).requires_grad_(False).eval()
     return Network(encoder, refiner, path, together=10, traits=LITE_TRAITS)

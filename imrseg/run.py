@@ -339,10 +339,13 @@ class Run:
         """What ``release`` let go of, by doing everything once more."""
         if self._states:
             return
-        again = Run(self.segmenter, self.query, self.supports, self.label, self.options)
+        again = self.segmenter.start(self.query, self.supports, self.label, self.options)
         for done in self._history:
             again.advance() if done is None else again.correct(*done)
         self._states = again._states
+        if again.segmenter is not self.segmenter:  # the device was full: the states are where another computes
+            self.segmenter = again.segmenter
+            self.warnings += self.segmenter.notes
 
     def finish(self) -> Step:
         """The last step as the run's answer: cleaned, where edges are to be cleaned on the last step."""

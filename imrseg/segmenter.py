@@ -84,9 +84,9 @@ class Segmenter:
             clip: how CLIP's coarse masks are made.
             precision: that refinement computes in: "float32", exact; "bfloat16", faster where the processor
                 or GPU has it (a processor without it takes float32, and says so); "float16", for GPUs. Norms,
-                soft-maxes, the memory and the consensus stay float32.
+                soft-maxes, masks and the consensus stay float32.
             launch: "eager"; "graphs": steps as CUDA graphs, on a GPU; "compile": by ``torch.compile``, which
-                needs a C++ compiler and a minute at the first step.
+                needs a C++ compiler and minutes at the first step, and was slower on a processor.
 
         Raises:
             InputError: unknown preset, device, coarse masker, CLIP, precision or launch.
@@ -348,7 +348,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
-        raise InputError(f"There is no device “{name}”. Accepted: auto, cpu, cuda, cuda:1, mps.") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"There is no device “{name}”. Accepted: auto, cpu, cuda, cuda:1, mps.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"This machine has no “{name}”. Accepted here: auto, cpu.")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -31,6 +31,7 @@ from imrseg.models.layers import check_fit
 from imrseg.models.lite import lite_refiner
 from imrseg.models.pfenet import IMRPFENet
 
+EVERYDAY = "everyday."  # tensors of a lite checkpoint that belong to stage 1
 CLIP_SETTINGS = ("input_resolution", "context_length", "vocab_size")  # beside the weights in OpenAI's archives
 
 
@@ -343,6 +344,6 @@ def _check_own(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], path:
             net = builders[name](**settings)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise WeightsError(f"{path} describes a network that cannot be built ({error!r}).") from error
-    own = {n: t for n, t in tensors.items() if not (name == "lite" and n.startswith("everyday."))}
+    own = {n: t for n, t in tensors.items() if not (name == "lite" and n.startswith(EVERYDAY))}
     check_fit(own, {n: t.shape for n, t in net.state_dict().items()}, f"{path} does not fit {name}")
     return f"and fits its network, {name}"

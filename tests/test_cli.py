@@ -287,6 +287,14 @@ def test_evaluate_is_told_before_its_work_where_it_cannot_write(main, things, tm
         assert f"“{out}” cannot be written ({why}" in err
 
 
+def test_a_zip_that_cannot_be_written_is_told_before_the_work(main, files, tmp_path):
+    status, _, err = main("segment", "--query", tmp_path / "in", "--label", "cat", "--out", tmp_path / "out", "--zip",
+                          tmp_path)  # fmt: skip
+    assert (status, err.count("\n")) == (2, 1)
+    assert "Is a directory" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_tables_print_where_the_terminal_lacks_letters(tmp_path):
     command = [sys.executable, "-m", "imrseg", "tables", "--table", "S6"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})

@@ -225,6 +225,22 @@ def test_a_device_that_fills_up_in_the_middle_of_a_run(segmenter, cat, cup, monk
         np.testing.assert_allclose(a.query_soft, b.query_soft, atol=1e-4)
 
 
+def test_a_device_that_fills_up_before_a_released_run_goes_on(segmenter, cat, cup, monkeypatch):
+    wanted = segmenter.segment(cat, [cup], "cat", steps=3)
+    for go_on in (lambda run: run.advance(), lambda run: run.correct(1, {0: np.zeros((4, 4), np.int8)})):
+        tight = small(monkeypatch, 2)
+        run = tight.start(cat, [cup], "cat")
+        run.advance_by(2)
+        run.release()
+        tight.forget()
+        object.__setattr__(tight.network.encoder, "encode", lambda _: (_ for _ in ()).throw(torch.OutOfMemoryError))
+        go_on(run)
+        assert run.segmenter.device == torch.device("cpu")
+        assert run.warnings == [*wanted.warnings, ON_THE_CPU]
+        run.advance()
+        np.testing.assert_allclose(run.steps[1].query_soft, wanted.steps[1].query_soft, atol=1e-4)
+
+
 def test_no_memory_at_all_is_said_once(cat, monkeypatch):
     hopeless = small(monkeypatch, 0)
     hopeless._reload = None
@@ -264,6 +280,12 @@ def test_threads_do_not_disturb_each_other(segmenter, cat, cup):
         together = list(pool.map(work, jobs))
     assert all(same(a.steps[-1], b.steps[-1]) for a, b in zip(alone, together, strict=True))
     assert [a.confidence for a in alone] == [b.confidence for b in together]
+
+
+@pytest.mark.parametrize("name", ["xpu", "meta", "tpu", "cuda:x", ""])
+def test_devices_that_are_not_there_are_told_in_words(name):
+    with pytest.raises(InputError, match="Accepted: auto, cpu, cuda"):
+        Segmenter.from_preset("lite", name)
 
 
 @pytest.mark.gpu

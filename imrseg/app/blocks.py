@@ -13,7 +13,6 @@ import gradio as gr
 from gradio.exceptions import InvalidPathError
 
 from imrseg.app.doors import Doors
-from imrseg.app.fetching import NO_FILE
 from imrseg.app.words import chain, words_for
 from imrseg.errors import InputError, shown
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_ITEMS = 100  # of a list within a request
 MAX_WORDS = 1000  # characters of an error
+NOT_UPLOADED = "A picture must be a file that was uploaded here, or a web address."
 UNFIT = "The request does not have the form that this function takes. The page at /?view=api says what is accepted."
 
 log = logging.getLogger(__name__)
@@ -103,5 +103,5 @@ def check_form(block: Any, value: Any) -> None:
 def told(error: BaseException) -> str:
     """What the caller is told of an error in the form of a request; "" where it has no words of its own."""
     if isinstance(error, InvalidPathError):
-        return NO_FILE
+        return NOT_UPLOADED
     return str(error) if isinstance(error, InputError) else ""

@@ -37,7 +37,10 @@ class Endpoints:
                 gr.File(label="query picture"),
                 sent_files("support pictures"),
                 gr.Textbox(label="label"),
-                gr.Number(label=f"refinement steps, 0 to {MAX_STEPS}", value=get_preset(models.preset).steps),
+                gr.Number(
+                    label=f"refinement steps, 0 to {MAX_STEPS}, whatever the preset",
+                    value=get_preset(models.preset).steps,
+                ),
                 gr.Number(label="threshold, 0 to 1", value=0.5),
                 gr.Textbox(label="preset", value=models.preset),
                 gr.Textbox(label="coarse masks: empty for the preset's own, lite or clip", value=OWN),
@@ -86,7 +89,7 @@ class Endpoints:
             consensus: "on" or "off", whether all pictures' masks move towards what they together say of the object.
 
         Returns:
-            What was found (per step: covered share, change, seconds; warnings; confidence), and the mask
+            What was found (per step: covered share, IoU with the step before, seconds; warnings; confidence), and the mask
             files: query_step0.png (the coarse mask), query_step1.png, ..., support1_step0.png, ...
         """
         with told_to_visitor():

@@ -72,6 +72,7 @@ class ClipCam(nn.Module):
         self._tokenize = tokenizer or partial(open_clip.tokenize, context_length=self._length)
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
         self._lists: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
+        self._alone = threading.Lock()  # of those who read texts: parts of the model are swapped for a moment
         sequence_first(model)
 
     # ---- words
@@ -84,30 +85,32 @@ class ClipCam(nn.Module):
         """
         key = tuple(prompts)
         device = next(self.model.parameters()).device
-        if key not in self._lists:
-            text: Any = self.model
-            with torch.inference_mode(False), torch.no_grad():
-                tokens = self._tokenize(list(key)).to(device)
-                self._lists[key] = F.normalize(text.encode_text(tokens), dim=-1)
-        features = self._lists[key].to(device)
-        self._lists.move_to_end(key)
-        while sum(map(len, self._lists)) > REMEMBERED:
-            self._lists.popitem(last=False)
+        with self._alone:
+            if key not in self._lists:
+                text: Any = self.model
+                with torch.inference_mode(False), torch.no_grad():
+                    tokens = self._tokenize(list(key)).to(device)
+                    self._lists[key] = F.normalize(text.encode_text(tokens), dim=-1)
+            features = self._lists[key].to(device)
+            self._lists.move_to_end(key)
+            while sum(map(len, self._lists)) > REMEMBERED:
+                self._lists.popitem(last=False)
         return features
 
     def text_features(self, prompts: Sequence[str]) -> Tensor:
         """Unit text features (P, D), each remembered by its prompt; the padding is left out."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
-        missing.sort(key=len)  # texts of like length together have little padding
-        for start in range(0, len(missing), TOGETHER):
-            batch = missing[start : start + TOGETHER]
-            self._texts.update(zip(batch, self._encode(batch), strict=True))
         device = next(self.model.parameters()).device
-        features = torch.stack([self._texts[prompt] for prompt in prompts]).to(device)
-        for prompt in prompts:
-            self._texts.move_to_end(prompt)
-        while len(self._texts) > REMEMBERED:
-            self._texts.popitem(last=False)
+        with self._alone:
+            missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+            missing.sort(key=len)  # texts of like length together have little padding
+            for start in range(0, len(missing), TOGETHER):
+                batch = missing[start : start + TOGETHER]
+                self._texts.update(zip(batch, self._encode(batch), strict=True))
+            features = torch.stack([self._texts[prompt] for prompt in prompts]).to(device)
+            for prompt in prompts:
+                self._texts.move_to_end(prompt)
+            while len(self._texts) > REMEMBERED:
+                self._texts.popitem(last=False)
         return features
 
     def _encode(self, prompts: list[str]) -> list[Tensor]:

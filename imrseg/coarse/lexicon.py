@@ -9,6 +9,7 @@ that holds dictionary and embedding; ``docs/lite.md`` explains them.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,8 +37,12 @@ EVERYDAY = {
 }
 
 LEXICON = "lite-text.safetensors"  # the file
-PREPOSITIONS = {"in", "on", "with", "of", "at", "near", "by", "from", "under", "over", "behind", "wearing", "and"}
+PREPOSITIONS = {
+    "in", "on", "with", "of", "at", "near", "by", "from", "under", "over", "behind", "wearing", "and", "for", "to", "inside",
+    "beside", "next", "above", "below", "without", "against", "around", "between", "into", "onto", "through", "across",
+}  # fmt: skip
 ARTICLES = {"a", "an", "the", "my", "your", "his", "her", "our", "their", "some", "this", "that", "these", "those"}
+SMALL = PREPOSITIONS | ARTICLES
 # In their order: "oranges" are no orangs.
 SUFFIXES = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"))
 NEAREST = 16
@@ -48,6 +53,16 @@ FAMILIAR = 0.35  # cosine with the nearest class under which a word counts as un
 def pack_lines(lines: list[str]) -> Tensor:
     """Strings as one uint8 tensor, the only kind of text that safetensors holds."""
     return torch.from_numpy(np.frombuffer("\n".join(lines).encode(), np.uint8).copy())
+
+
+def split_words(label: str) -> list[str]:
+    """The words of a label, in small letters."""
+    return re.findall(r"[^\W_]+(?:['’.\-][^\W_]+)*", label.lower().replace("_", " "))
+
+
+def without_accents(label: str) -> str:
+    """``label`` in plain letters: "piñata" as "pinata", whichever way it is coded."""
+    return "".join(c for c in unicodedata.normalize("NFKD", label) if not unicodedata.combining(c))
 
 
 def unpack_lines(packed: np.ndarray) -> list[str]:
@@ -104,14 +119,19 @@ class Lexicon:
         Raises:
             InputError: the label has no word in it.
         """
-        words = re.findall(r"[^\W_]+(?:['’.\-][^\W_]+)*", label.lower().replace("_", " "))
-        if not words:
+        shown = " ".join(split_words(label))
+        if not shown:
             raise InputError(f"The label “{label}” has no word in it. Type what to look for, for example: cat")
-        shown = " ".join(words)
+        words = split_words(without_accents(label))  # the dictionary has none
+        while len(words) > 1 and words[0] in ARTICLES:
+            del words[0]
         word = self._find(words)
+        if word is None and any("-" in w for w in words):
+            words = [part for w in words for part in w.split("-")]
+            word = self._find(words)
         if word is not None:
-            plain = [w for w in words if w not in ARTICLES]
-            same = word in (" ".join(plain), self._singular(" ".join(plain)))
+            plain = " ".join(w for w in words if w not in ARTICLES)
+            same = word in (plain, self._singular(plain))
             notes = () if same else (f"“{shown}” was read as “{word}”.",)
             mixture = self._mixture(word)
             if ensemble:
@@ -126,30 +146,42 @@ class Lexicon:
 
     def _singular(self, word: str) -> str | None:
         """The form of ``word`` that is known: itself, or its singular, or None."""
-        if word in READINGS or (word in self and not (word.endswith("s") and word[:-1] in self)):
+        plural = word.endswith("s") and not word.endswith("ss")
+        if word in READINGS or (word in self and not (plural and word[:-1] in self)):
             return word
         if word in self._irregular and self._irregular[word] in self:
             return self._irregular[word]
-        for plural, singular in SUFFIXES:
-            if word.endswith(plural) and word[: -len(plural)] + singular in self:
-                return word[: -len(plural)] + singular
+        for ending, instead in SUFFIXES if plural or word.endswith("men") else ():
+            if word.endswith(ending) and word[: -len(ending)] + instead in self:
+                return word[: -len(ending)] + instead
         return word if word in self else None
 
     def _find(self, words: list[str]) -> str | None:
         """The longest dictionary word in a phrase that can be its head.
 
-        English puts the head last ("red car"), but before a preposition ("woman in a hat"). A
-        phrase that begins the label may hold prepositions of its own ("bird of prey").
+        English puts the head last ("red car"), but before a preposition ("woman in a hat") or what it does
+        ("man riding a horse", "cat sleeping"). A phrase that begins the label may hold prepositions of its own
+        ("bird of prey"). Compounds are tried with a hyphen and as one word, too, but not across small words: a cart
+        on the road is no carton.
         """
-        head_end = next((i for i, w in enumerate(words) if w in PREPOSITIONS and i > 0), len(words))
+        head_end = next((i for i in range(1, len(words)) if self._ends_head(words, i)), len(words))
         spans = [(0, end) for end in range(len(words), head_end, -1)]
         spans += [(start, head_end) for start in range(head_end)]
         for start, end in spans:
-            for glue in (" ", "-", ""):
-                found = self._singular(glue.join(words[start:end]))
+            part = words[start:end]
+            for glue in (" ",) if SMALL & set(part) else (" ", "-", ""):
+                found = self._singular(glue.join(part))
                 if found and found not in ARTICLES:
                     return found
         return None
+
+    def _ends_head(self, words: list[str], i: int) -> bool:
+        """Whether the head of a phrase ends before word ``i``: a preposition, or something that the head does."""
+        following = words[i + 1] if i + 1 < len(words) else None
+        does = words[i].endswith("ing") and (
+            following in ARTICLES or (following in PREPOSITIONS | {None} and self._singular(words[i]) is None)
+        )
+        return words[i] in PREPOSITIONS or does
 
     def _mixture(self, word: str) -> Tensor:
         mixture = np.zeros(self.classes, np.float32)

@@ -26,7 +26,6 @@ from imrseg.coarse.prompts import ENSEMBLE, PAPER, VOCABULARY, contrast_with
 from imrseg.encoders import Encoder, Features, normalise
 from imrseg.errors import InputError, WeightsError
 from imrseg.models.efficientnet import EfficientNetLite
-from imrseg.networks import EVERYDAY
 
 METHODS = ("gradcam", "similarity")
 
@@ -68,7 +67,7 @@ class LiteMasker:
             self._slope, self._offset = (float(metadata["confidence"][name]) for name in ("slope", "offset"))
             assert isinstance(encoder.encode, EfficientNetLite)
             classifier = encoder.encode.classifier
-            everyday = [tensors[EVERYDAY + name].float().to(encoder.device) for name in ("weight", "bias")]
+            everyday = [tensors[weights.EVERYDAY + name].float().to(encoder.device) for name in ("weight", "bias")]
             classes = torch.cat([classifier.weight, everyday[0]])
             biases = torch.cat([classifier.bias, everyday[1]])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

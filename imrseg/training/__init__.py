@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from imrseg import distributed
+from imrseg import distributed, weights
 from imrseg.coarse.maskers import Masker
 from imrseg.data.benchmarks import gather
 from imrseg.data.entries import Entry
@@ -94,7 +94,7 @@ def train(
         "pictures": len(set(training.rows)),
     }
     if coarse is not None:
-        tensors |= {"everyday.weight": coarse.weight, "everyday.bias": coarse.bias}
+        tensors |= {f"{weights.EVERYDAY}weight": coarse.weight, f"{weights.EVERYDAY}bias": coarse.bias}
         metadata |= calibrate(training, coarse, config)
     if distributed.rank() == 0:
         write_whole(out / trainee.file, save(tensors, {"imrseg": json.dumps(metadata)}))

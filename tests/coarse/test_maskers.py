@@ -1,5 +1,7 @@
 """Stage 1 behind the Segmenter, with a small CLIP of random weights: how things go together."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,21 @@ def test_clips_coarse_masks_feed_lites_network(clip, cam, segmenter, cat, cup, s
     assert result.steps[0].cut() == 0.5
     assert made.masker.name == "clip:RN50"
     assert (made.network.encoder.name, segmenter.network.encoder.name) == ("lite:320", "lite:320")
+
+
+def test_clip_reads_for_several_threads_at_once():
+    torch.manual_seed(6)
+    vision = open_clip.CLIPVisionCfg(layers=(1, 1, 1, 1), width=16, image_size=64, head_width=16)
+    text = open_clip.CLIPTextCfg(width=32, heads=2, layers=4)
+    cam = ClipCam(open_clip.CLIP(32, vision, text, quick_gelu=True).eval())
+    words = [f"{'very ' * (i % 7)}long label {i}" for i in range(48)]
+    before = cam.model.positional_embedding.shape
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda word: cam.label_features([word], ENSEMBLE), words))
+    assert cam.model.positional_embedding.shape == before
+    cam._texts.clear()
+    for word, features in zip(words, found, strict=True):
+        torch.testing.assert_close(features, cam.label_features([word], ENSEMBLE))
 
 
 @pytest.mark.parametrize(
