@@ -333,8 +333,10 @@ def evaluate(args: argparse.Namespace) -> None:
             side=args.eval_side,
         )
         if distributed.rank() == 0:
-            say(tables.by_class(result))
-            write_json(args.json, {**result, "benchmark": args.benchmark, "fold": args.fold})
+            try:
+                write_json(args.json, {**result, "benchmark": args.benchmark, "fold": args.fold})
+            finally:  # hours of work: on the terminal, if not in the file
+                say(tables.by_class(result))
 
 
 def show_tables(args: argparse.Namespace) -> None:

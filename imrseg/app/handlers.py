@@ -86,6 +86,8 @@ def connect(app: gr.Blocks, handlers: Handlers) -> None:
     runs.append(page.more.click(handlers.one_more, choices, shown, **running))
     corrections = [*choices, page.corrected, page.editor, inputs.steps, page.correct_from]
     runs.append(page.refine.click(handlers.refine, corrections, shown, **running))
+    for button in (page.more, page.refine):  # as ``wait`` does for the others
+        button.click(lambda: False, None, page.stopped, queue=False, **quiet)
     there = [page.session, looks.query, looks.label, looks.view, looks.threshold]
     for run in runs:
         run.failure(handlers.failed, [page.stopped, *there], shown, queue=False, **quiet)

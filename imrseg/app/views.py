@@ -103,11 +103,8 @@ class Views:
     def truth(self, session: Session, number: int) -> Updates:
         """The box of the true mask: it shows that of the query that is looked at, or none."""
         truth = session.scenes[number].truth
-        if truth is None:
-            return {self.page.truth: None}
-        if len(session.scenes) == 1:
-            return {}  # there it is, as the visitor has put it
-        return {self.page.truth: served(np.repeat(truth[..., None] * np.uint8(255), 3, 2))}
+        shown = None if truth is None else served(np.repeat(truth[..., None] * np.uint8(255), 3, 2))
+        return {self.page.truth: shown}
 
 
 def rows_of(rows: list[dict[str, object]]) -> Any:

@@ -131,7 +131,7 @@ class Lexicon:
             word = self._find(words)
         if word is not None:
             plain = " ".join(w for w in words if w not in ARTICLES)
-            same = word in (plain, self._singular(plain))
+            same = word in (plain, self._singular(plain)) or word.replace("-", " ") == " ".join(words)
             notes = () if same else (f"“{shown}” was read as “{word}”.",)
             mixture = self._mixture(word)
             if ensemble:
@@ -161,15 +161,15 @@ class Lexicon:
 
         English puts the head last ("red car"), but before a preposition ("woman in a hat") or what it does
         ("man riding a horse", "cat sleeping"). A phrase that begins the label may hold prepositions of its own
-        ("bird of prey"). Compounds are tried with a hyphen and as one word, too, but not across small words: a cart
-        on the road is no carton.
+        ("bird of prey"). Compounds are tried with hyphens and as one word, too, this not with small words: a cart on
+        the road is no carton.
         """
         head_end = next((i for i in range(1, len(words)) if self._ends_head(words, i)), len(words))
         spans = [(0, end) for end in range(len(words), head_end, -1)]
         spans += [(start, head_end) for start in range(head_end)]
         for start, end in spans:
             part = words[start:end]
-            for glue in (" ",) if SMALL & set(part) else (" ", "-", ""):
+            for glue in (" ", "-") if SMALL & set(part) else (" ", "-", ""):
                 found = self._singular(glue.join(part))
                 if found and found not in ARTICLES:
                     return found
@@ -178,6 +178,8 @@ class Lexicon:
     def _ends_head(self, words: list[str], i: int) -> bool:
         """Whether the head of a phrase ends before word ``i``: a preposition, or something that the head does."""
         following = words[i + 1] if i + 1 < len(words) else None
+        if any(self._singular(" ".join(pair)) for pair in (words[i - 1 : i + 1], words[i : i + 2]) if len(pair) == 2):
+            return False  # "air conditioning", "inside caliper"
         does = words[i].endswith("ing") and (
             following in ARTICLES or (following in PREPOSITIONS | {None} and self._singular(words[i]) is None)
         )

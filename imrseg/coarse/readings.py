@@ -78,6 +78,8 @@ READINGS: dict[str, str] = {
     "human being": "person",
     "king": "person",
     "leg": "person, sock",
+    "boys and girls": "person",  # else a flower's name, as are the others with "on the" and "and"
+    "man on a horse": "person",  # else a mushroom's
     "people": "person",
     "player": "person, ballplayer",
     "police": "person, police van",
@@ -149,7 +151,9 @@ READINGS: dict[str, str] = {
     "peach": "pomegranate, orange, Granny Smith, fig, lemon",
     "peanut": "acorn, buckeye, fig",
     "pear": "Granny Smith, pomegranate, fig, lemon, butternut squash",
+    "butter and eggs": "egg",
     "pepper": "bell pepper",
+    "pepper and salt": "saltshaker, bell pepper",
     "pie": "potpie, pizza, meat loaf, French loaf, trifle",
     "plum": "fig, pomegranate, hip",
     "popcorn": "cauliflower, corn, mashed potato, packet",
@@ -427,7 +431,9 @@ READINGS: dict[str, str] = {
     "log": "tree",
     "moon": "puck, ping-pong ball, golf ball, balloon, spotlight",
     "moss": "grass, tree",
+    "fire on the mountain": "fire",
     "mountain": "alp, volcano, cliff, valley",
+    "snow on the mountain": "mountain",
     "palm tree": "tree",
     "pine": "tree",
     "plant": "pot, flower, tree, grass",

@@ -68,10 +68,14 @@ class Entry:
 def brightness(image: Image.Image) -> np.ndarray:
     """How bright each pixel is (H, W), 0 where it is transparent; of a drawing in black on nothing how opaque."""
     if not image.has_transparency_data:
-        plain = len(image.getbands()) == 1 and image.mode != "P"
-        return np.asarray(image) if plain else np.asarray(image.convert("RGB")).max(-1)
+        if len(image.getbands()) == 1 and image.mode != "P":
+            return np.asarray(image)
+        bright = np.asarray(image.convert("RGB")).max(-1)
+        return np.asarray(image) if image.mode == "P" and not bright.any() else bright  # numbers without colours
     rgba = np.asarray(image.convert("RGBA"))
     bright, opaque = rgba[..., :3].max(-1), rgba[..., 3]
+    if not opaque.any():
+        return bright
     if not bright[opaque > 0].any():  # then its shape, if any, is in what is opaque
         bright = np.where(opaque > opaque.min(), opaque, 0)
     return np.where(opaque > 0, bright, 0)

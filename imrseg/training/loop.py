@@ -239,7 +239,9 @@ def load_state(path: Path, config: Config, data: dict[str, str]) -> dict[str, An
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        before, same_data = saved["config"], saved["data"] == data
+        before, same_data = saved["config"], saved.get("data", data) == data  # states of before do not say
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from None
     except Exception as error:  # a broken file can raise anything
         raise InputError(
             f"{path} is not the state of a training ({error or type(error).__name__}). Remove it to begin anew."

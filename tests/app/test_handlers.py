@@ -356,7 +356,7 @@ def test_a_true_mask_counts_as_long_as_its_picture_is_looked_at(app):
     first = app.take_truth(session_of(app, run_all(app)), *choices(step=2), truth)[app.page.session]
     again = run_all(app, supports=(), before=first)[-1]
     assert measured(again)
-    assert app.page.truth not in again  # its box stays as it is
+    assert np.asarray(Image.open(again[app.page.truth])).min() > 250  # what its box shows
     other = run_all(app, query=LION, before=first)[-1]
     assert not measured(other)
     assert other[app.page.truth] is None
@@ -367,6 +367,8 @@ def test_a_true_mask_counts_as_long_as_its_picture_is_looked_at(app):
     assert measured(back)
     assert np.asarray(Image.open(back[app.page.truth])).min() > 250
     assert app.redraw(session, *choices(query=session.names()[1], step=2))[app.page.truth] is None
+    alone = run_all(app, before=session)[-1]
+    assert (measured(alone), alone[app.page.truth] is not None) == (True, True)
 
 
 def test_a_label_with_fewer_steps_takes_the_slider_with_it(app):

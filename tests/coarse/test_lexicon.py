@@ -44,7 +44,7 @@ def test_a_meaning_is_a_mixture(lexicon, label):
      ("cherries", "cherry"), ("tomatoes", "tomato"), ("gloves", "glove"), ("glasses", "glasses"), ("firemen", "fireman"),
      ("boss", "boss"), ("cutlass", "cutlass"), ("teddy-bear", "teddy bear"), ("hot-dogs", "hot dog"), ("piñata", "pinata"),
      ("cafe\u0301", "cafe"), ("caf\u00e9", "cafe"), ("\ufb01sh", "fish"), ("a gate", "gate"), ("a battery", "battery"),
-     ("her ring", "ring"), ("a bird of prey", "bird of prey"), ("merry-go-round", "merry-go-round")],
+     ("her ring", "ring"), ("a bird of prey", "bird of prey"), ("man on a horse", "man on a horse"), ("jack in the box", "jack-in-the-box"), ("merry-go-round", "merry-go-round")],
 )  # fmt: skip
 def test_the_same_thing_said_otherwise_needs_no_warning(lexicon, label, word):
     meaning = lexicon.meaning(label)
@@ -56,7 +56,7 @@ def test_the_same_thing_said_otherwise_needs_no_warning(lexicon, label, word):
 @pytest.mark.parametrize(
     ("phrase", "head"),
     [("a big red car", "car"), ("woman in a hat", "woman"), ("dog and cat", "dog"), ("cart on the road", "cart"),
-     ("man on a horse", "man"), ("boys and girls", "boy"), ("man riding a horse", "man"), ("dog sitting on a chair", "dog"),
+     ("white air conditioning", "air conditioning"), ("bag of rice on a table", "bag"), ("man riding a horse", "man"), ("dog sitting on a chair", "dog"),
      ("cat sleeping", "cat"), ("horse riding helmet", "helmet"), ("oil painting of a dog", "oil painting"),
      ("bowl for dogs", "bowl"), ("lamp next to the bed", "lamp"), ("brown teddy-bear", "teddy bear")],
 )  # fmt: skip

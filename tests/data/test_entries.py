@@ -65,6 +65,17 @@ def test_a_mask_of_one_class_is_what_is_bright_and_not_transparent(tmp_path, kin
     assert np.array_equal(Entry(Path(), path, "cat").target(), expected)
 
 
+def test_numbers_without_colours_and_colours_without_opacity_count(tmp_path):
+    numbers = Image.new("P", (8, 6))
+    numbers.putpalette([0, 0, 0] * 2)
+    numbers.paste(1, (2, 1, 5, 4))
+    seen = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
+    seen.paste((255, 255, 255, 0), (2, 1, 5, 4))
+    for image in (numbers, seen):
+        image.save(tmp_path / "mask.png")
+        assert Entry(Path(), tmp_path / "mask.png", "cat").target().sum() == 9
+
+
 def test_an_empty_mask_stays_empty(tmp_path):
     for mode in ("L", "RGBA", "LA", "P"):
         Image.new(mode, (4, 3)).save(tmp_path / "mask.png")

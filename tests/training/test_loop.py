@@ -164,6 +164,15 @@ def test_a_run_does_not_go_on_with_other_data(sources, pictures, cache, tmp_path
     assert (tmp_path / "state.pt").read_bytes() == kept
 
 
+def test_a_state_of_before_that_does_not_say_its_data_goes_on(sources, cache, tmp_path):
+    ended = load_file(train(*sources, TINY, tmp_path, cache))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["data"]
+    torch.save(state, tmp_path / "state.pt")
+    again = load_file(train(*sources, TINY, tmp_path, cache, resume=True))
+    assert all(torch.equal(again[name], t) for name, t in ended.items())
+
+
 @pytest.mark.parametrize("content", [b"", b"text", "cut"], ids=["empty", "text", "cut"])
 def test_what_is_no_state_is_refused(sources, cache, tmp_path, content):
     path = tmp_path / "state.pt"
