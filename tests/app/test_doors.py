@@ -242,7 +242,7 @@ def test_the_pages_own_events_are_checked_too(http, given, told):
     event = next(d for d in http.get("/config").json()["dependencies"] if d["api_name"] == "run")
     blocks = {c["id"]: c["props"] for c in http.get("/config").json()["components"]}
     inputs = [blocks[i] for i in event["inputs"]]
-    data = [given.get(props["elem_id"], props.get("value")) for props in inputs]
+    data = [given.get(props.get("elem_id"), props.get("value")) for props in inputs]  # a state has no name
     body = json.dumps({"data": data, "fn_index": event["id"], "session_hash": "tampering"})
     assert http.post(f"{API}/queue/join", content=body, headers={"Content-Type": "application/json"}).is_success
     with http.stream("GET", f"{API}/queue/data?session_hash=tampering") as answer:
