@@ -154,16 +154,15 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def check_target(path: Path) -> None:
-    """See that a file can be written there, before hours of work for it; folders above it are made.
+    """See that a file can be written there, before hours of work for it; nothing is left behind.
 
     Raises:
         InputError: it cannot.
     """
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=next(p for p in path.absolute().parents if p.exists())):
             pass
 
 

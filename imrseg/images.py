@@ -39,7 +39,7 @@ MAX_SIDE = 100_000  # pixels: what the exports can hold
 MAX_PROFILE = 8 * 2**20  # bytes of a colour profile
 REMEMBERED = 32 * 2**20  # bytes of pictures that are kept, and of the largest file that is looked up among them
 WORKING_SIDE = 1280  # longer side of the pixels that are kept: enough for networks and the screen
-LEAST_SIDE = 3 / 4  # of it, for a JPEG that decodes to less than all of its pixels in less time
+LEAST_SHARE = 3 / 4  # of that side, which will do where a JPEG decodes to fewer pixels in less time
 ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000 or AVIF"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")  # Pillow's others may run programs
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc")  # brands, in the beginning of the file
@@ -252,7 +252,7 @@ def _finish(image: Image.Image, name: str, side: int | None, notes: list[str], d
         many = "has several pages; its first page" if image.format == "TIFF" else "is animated; its first frame"
         notes.append(f"“{name}” {many} was used.")
     width, height = image.size
-    # It would shrink a caller's image for good.
+    # Of files alone: a caller's image would be shrunk for good.
     drafted = _draft(image, side) if draft and side is not None else None
     image.load()
     if drafted is None:  # a TIFF has turned itself upright
@@ -273,7 +273,7 @@ def _finish(image: Image.Image, name: str, side: int | None, notes: list[str], d
 
 def _draft(image: Image.Image, side: int) -> object:
     """Have a JPEG decoded straight to a part of its size, if it is one; None where it is not."""
-    part = next((n for n in (8, 4, 2) if max(image.size) >= n * LEAST_SIDE * side), 1)
+    part = next((n for n in (8, 4, 2) if max(image.size) >= n * LEAST_SHARE * side), 1)
     return image.draft("RGB", (max(1, image.width // part), max(1, image.height // part)))
 
 

@@ -124,7 +124,6 @@ def load_network(
 def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
     weights.check_own(path)  # what a header asks for may need more memory than there is
     tensors, metadata = weights.load(path)
-    encoder = lite_encoder(device, trained_side(path, LITE_SIDE))
     try:
         refiner = lite_refiner(**metadata["network"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -132,6 +131,7 @@ def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
     own = {name: as_float(t) for name, t in tensors.items() if not name.startswith(weights.EVERYDAY)}
     weights.fill(refiner, own, path)
     refiner.to(device).requires_grad_(False).eval()
+    encoder = lite_encoder(device, trained_side(path, LITE_SIDE))
     return Network(encoder, refiner, path, together=10, traits=LITE_TRAITS)
 
 

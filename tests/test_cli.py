@@ -285,6 +285,8 @@ def test_evaluate_is_told_before_its_work_where_it_cannot_write(main, things, tm
         status, said, err = main("evaluate", "--benchmark", "folder", "--data", things, "--json", out)
         assert (status, said, err.count("\n")) == (2, "", 1)
         assert f"“{out}” cannot be written ({why}" in err
+    main("evaluate", "--benchmark", "folder", "--data", tmp_path / "none", "--json", tmp_path / "new/x.json")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_zip_that_cannot_be_written_is_told_before_the_work(main, files, tmp_path):
