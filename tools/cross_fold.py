@@ -2,8 +2,9 @@
 
     python -m tools.cross_fold --data DATA --splits SPLITS --runs runs/seed0 runs/seed1 runs/seed2 --json cross-fold.json
 
-``RUNS/fold1``, ``fold2`` and ``fold3`` are outputs of ``train --fold 1``, 2 and 3; several ``RUNS`` are trainings
-with several seeds, of which mean and spread (standard deviation) are given. Beside the steps it prints the coarse
+``RUNS/fold1``, ``fold2`` and ``fold3`` are outputs of ``train --fold 1``, 2 and 3, and what is there is scored: fold 1
+has cat and cow, 2 dog and horse, 3 sheep. Several ``RUNS`` are trainings with several seeds, of which mean and spread
+(standard deviation) are given. Beside the steps it prints the coarse
 mask at the level that suits these very episodes best, the fairest thing to beat. ``python -m imrseg tables`` takes
 the JSON.
 """
@@ -39,10 +40,23 @@ def best_coarse(segmenter: Segmenter, entries: list[data_sets.Entry]) -> dict[st
     return scores.per_class()
 
 
-def score_run(run: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[list[float]], np.ndarray]:
-    """Of one training: each fold's result, the rows of ``COMPLETE``, and the coarse masks' mean at ``LEVELS``."""
-    folds, per_class, coarse = [], {}, {}
-    for fold in FOLDS:
+def folds_of(runs: list[Path]) -> list[int]:
+    """The folds that every run has been trained on, for means of unlike classes would say nothing."""
+    there = {run: [fold for fold in FOLDS if any((run / f"fold{fold}").glob("*.safetensors"))] for run in runs}
+    if [] in there.values() or len({*map(tuple, there.values())}) > 1:
+        found = "; ".join(
+            f"{run} has {', '.join(f'fold{fold}' for fold in folds) or 'none'}" for run, folds in there.items()
+        )
+        raise SystemExit(f"Every run must have a checkpoint of the same folds, of fold1, fold2 and fold3: {found}.")
+    return there[runs[0]]
+
+
+def score_run(
+    run: Path, folds: list[int], args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], dict[str, list[float]], np.ndarray]:
+    """Of one training: each fold's result, its classes' rows, and the coarse masks' mean at ``LEVELS``."""
+    results, per_class, coarse, wanted = [], {}, {}, []
+    for fold in folds:
         (checkpoint,) = (run / f"fold{fold}").glob("*.safetensors")
         segmenter = Segmenter.from_preset(args.preset, checkpoint=checkpoint, coarse=args.coarse)
         entries = [e for e in held_out("pascal", args.data, args.splits, fold) if e.name in COMPLETE]
@@ -51,14 +65,14 @@ def score_run(run: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]]
             zero_shot=args.zero_shot, true_supports=args.true_supports,
             options=Options(aggregate=args.aggregate, consensus=args.consensus),
         )  # fmt: skip
-        folds.append({**result, "benchmark": "pascal", "fold": fold})
+        results.append({**result, "benchmark": "pascal", "fold": fold})
+        wanted += sorted({e.name for e in entries})
         per_class |= result["per_class"]
         coarse |= best_coarse(segmenter, entries)
-    without = [name for name in COMPLETE if name not in per_class]
+    without = [name for name in wanted if name not in per_class]
     if without:
         raise SystemExit(f"{args.episodes} episodes per fold are too few: {', '.join(without)} had none.")
-    sweep = np.mean([coarse[name] for name in COMPLETE], 0)
-    return folds, [per_class[name] for name in COMPLETE], sweep
+    return results, {name: per_class[name] for name in wanted}, np.mean([coarse[name] for name in wanted], 0)
 
 
 def main() -> None:
@@ -79,12 +93,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
 
-    scored = [score_run(run, args) for run in args.runs]
-    rows = np.array([per_class for _, per_class, _ in scored])  # (runs, classes, steps)
+    folds = folds_of(args.runs)
+    scored = [score_run(run, folds, args) for run in args.runs]
+    names = list(scored[0][1])
+    rows = np.array([[per_class[name] for name in names] for _, per_class, _ in scored])  # (runs, classes, steps)
     means, sweep = rows.mean(1), np.mean([levels for _, _, levels in scored], 0)
     spread = means.std(0, ddof=1) if len(scored) > 1 else np.zeros(means.shape[1])
     table = {
-        "per_class": dict(zip(COMPLETE, rows.mean(0).tolist(), strict=True)),
+        "per_class": dict(zip(names, rows.mean(0).tolist(), strict=True)),
         "miou": means.mean(0).tolist(),
         "spread": spread.tolist(),
         "runs": dict(zip(map(str, args.runs), means.tolist(), strict=True)),
@@ -95,7 +111,7 @@ def main() -> None:
         "shots": 0 if args.zero_shot else args.shots,
         "true_supports": args.true_supports,
         "seed": args.seed,
-        "folds": [result for folds, _, _ in scored for result in folds],
+        "folds": [result for results, _, _ in scored for result in results],
     }
     write_json(args.json, table)
     for name, row in [*table["per_class"].items(), ("mean", table["miou"]), ("spread", table["spread"])]:

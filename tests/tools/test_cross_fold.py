@@ -54,3 +54,26 @@ def test_runs_are_averaged_and_their_spread_is_told(voc, segmenter, monkeypatch,
     monkeypatch.setattr(sys, "argv", ["cross_fold.py", *words.replace("--episodes 4", "--episodes 2").split()])
     with pytest.raises(SystemExit, match="too few: cow, horse had none"):
         cross_fold.main()
+
+
+def test_the_folds_that_are_there_are_scored(voc, segmenter, monkeypatch):
+    """One fold, one class; runs of other folds cannot be averaged with it, and are named."""
+    for where in ("a/fold3", "b/fold1", "b/fold3", "c"):
+        (voc / where).mkdir(parents=True)
+        if "fold" in where:
+            (voc / where / "lite.safetensors").touch()
+    monkeypatch.setattr(Segmenter, "from_preset", lambda *args, **options: segmenter)
+
+    def score(*runs):
+        words = f"--data {voc} --splits {voc}/splits --episodes 2 --steps 1 --json {voc}/out.json --runs"
+        monkeypatch.setattr(sys, "argv", ["cross_fold.py", *words.split(), *(str(voc / run) for run in runs)])
+        cross_fold.main()
+
+    score("a")
+    table = json.loads((voc / "out.json").read_text())
+    assert list(table["per_class"]) == ["sheep"]
+    assert [result["fold"] for result in table["folds"]] == [3]
+    with pytest.raises(SystemExit, match=r"a has fold3; .*b has fold1, fold3"):
+        score("a", "b")
+    with pytest.raises(SystemExit, match="c has none"):
+        score("c")
