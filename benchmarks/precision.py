@@ -2,7 +2,8 @@
 
     python benchmarks/precision.py --data DATA --splits DATA/splits/pascal --json benchmarks/results/precision.json
 
-Each line of the lists, a picture and a class, is segmented once with one support, in float32 and in the lower precision, in turns.
+As many episodes as the lists have lines, a picture and a class each, with one support, in float32 and in the lower
+precision, in turns. Lines of a class that has no second picture make way for the first lines again.
 """
 
 from __future__ import annotations

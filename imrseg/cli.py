@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=whole(0, 2**64 - 1), default=0)
     c.add_argument("--zero-shot", action="store_true", help="no supports")
     c.add_argument("--true-supports", action="store_true", help="impose the supports' true masks: the most they can do")
-    c.add_argument("--eval-side", type=int, metavar="PIXELS",
+    c.add_argument("--eval-side", type=whole(1, 10_000), metavar="PIXELS",
                    help="score at this size, as HSNet does at 400; by default at the pictures' own")  # fmt: skip
     add_authors(c)
     add_options(c)
@@ -337,6 +337,9 @@ def evaluate(args: argparse.Namespace) -> None:
                 write_json(args.json, {**result, "benchmark": args.benchmark, "fold": args.fold})
             finally:  # hours of work: on the terminal, if not in the file
                 say(tables.by_class(result))
+                if result["unreached"]:
+                    say(f"No episode came to {len(result['unreached'])} classes, which are not in the mean:"
+                        f" {', '.join(result['unreached'])}. {len(entries)} episodes take each line once.")  # fmt: skip
 
 
 def show_tables(args: argparse.Namespace) -> None:

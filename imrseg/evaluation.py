@@ -54,9 +54,10 @@ def evaluate(
         side: score at side x side pixels, as HSNet does at 400 by default; None: at the query's original size.
 
     Returns:
-        ``{"miou": [step 0, step 1, ...], "fb_iou": [...], "per_class": {name: [...]}, "skipped":
-        [...], "episodes": n, "seconds": s, ...}``, all IoU in 0..1; with "network" and "config", what the
-        checkpoint says of itself and its training.
+        ``{"miou": [step 0, step 1, ...], "fb_iou": [...], "per_class": {name: [...]}, "skipped": [...],
+        "unreached": [...], "episodes": n, "seconds": s, ...}``, all IoU in 0..1; "skipped" are classes of too few
+        pictures, "unreached" those that no episode came to; with "network" and "config", what the checkpoint says
+        of itself and its training.
 
     Raises:
         InputError: no class has enough pictures; numbers that are too small; true masks of no supports.
@@ -99,6 +100,7 @@ def evaluate(
         "fb_iou": whole.fb_iou(),
         "per_class": whole.per_class(),
         "skipped": skipped,
+        "unreached": sorted({e.name for e in entries} - {entries[query].name for query, _ in drawn} - {*skipped}),
         "episodes": len(drawn),
         "shots": shots,
         "true_supports": true_supports,

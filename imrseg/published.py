@@ -59,7 +59,7 @@ def hsnet(start: str, **other: Any) -> dict[str, Any]:
 
 def lite(benchmark: str, shots: int = 1) -> dict[str, Any]:
     return {"benchmark": benchmark, "shots": shots, "backbone": "efficientnet-lite2", "neck": "lite", "cell": "group",
-            "schedule": "linear", "start": "coarse", "trained": 3}  # fmt: skip
+            "schedule": "linear", "start": "coarse", "trained": 3, "coarse": "lite"}  # fmt: skip
 
 
 LITE = ("EfficientNet-Lite2", "lite (ours)", "Image")

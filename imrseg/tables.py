@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ PLAIN = {
 CELLS = {"None": "none", "Conv": "conv", "Group conv": "group"}
 
 Result = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def by_class(result: Result) -> str:
@@ -47,19 +49,29 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
     Raises:
         InputError: a file that is missing, or that is none of these.
     """
-    results = []
+    results: dict[Path, list[Result]] = {}  # a file that is named twice counts once
     for path in paths:
-        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+        for file in sorted(p for p in path.rglob("*.json") if p.is_file()) if path.is_dir() else [path]:
             try:
                 content = json.loads(file.read_text("utf-8"))
-                found = content.get("folds", [content])
-                own = [dict(one) for one in found if one["miou"] and one["per_class"] and facts(one)]
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                results[file.resolve()] = [checked(one) for one in content.get("folds", [content])]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 if path.is_dir() and not isinstance(error, OSError):
-                    continue  # a folder may hold other files
+                    log.warning("%s is not a result of evaluate and is passed over.", file)  # a folder may hold others
+                    continue
                 raise InputError(f"{file} is not a result of evaluate ({error!r}).") from None
-            results += own
-    return results
+    return [result for found in results.values() for result in found]
+
+
+def checked(result: Result) -> Result:
+    """Raises what ``load_results`` catches where a result lacks what the tables read of it."""
+    rows = [result["miou"], *result["per_class"].values()]
+    if not all(isinstance(value, float | int) for row in rows for value in row) or not all(rows):
+        raise ValueError("its IoU are not numbers")
+    if result.get("fold") not in (None, *FOLDS) or isinstance(result.get("fold"), bool):
+        raise ValueError(f"there is no fold {result['fold']!r}")
+    facts(result)
+    return result
 
 
 def facts(result: Result) -> dict[str, Any]:
@@ -99,23 +111,41 @@ def scaled_down(ours: Mapping[str, Any]) -> dict[str, Any]:
     return {**ours, "backbone": LITE, "coarse": "lite", "clip": None, "trained": steps}
 
 
-def find(results: Sequence[Result], wanted: Mapping[str, Any]) -> list[Result]:
-    """The results of which all of ``wanted`` is true."""
-    return [result for result in results if wanted.items() <= facts(result).items()]
+def step_of(result: Result, step: int | None) -> int:
+    """Whose masks count: ``step``'s; for None those of the step that the network was trained to end with."""
+    return int(facts(result)["trained"]) if step is None else step
+
+
+def find(results: Sequence[Result], wanted: Mapping[str, Any], step: int | None) -> list[Result]:
+    """The results of which all of ``wanted`` is true, and that go as far as the step that counts."""
+    there = (result for result in results if wanted.items() <= facts(result).items())
+    return [result for result in there if step_of(result, step) < len(result["miou"])]
+
+
+def alike(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Results in groups that may be averaged, by what is not the paper's in their setting and tells no row apart."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        own = facts(result)["backbone"] != LITE
+        said = {
+            "trained here": own and "config" in result,
+            "the authors' preprocessing": (result.get("clip") or {}).get("centre"),
+            f"scored at {result.get('side')} pixels": result.get("side"),
+            f"supports by {result.get('aggregate')}": result["shots"] > 1 and result.get("aggregate") == "mean",
+        }
+        groups.setdefault("; ".join(words for words, true in said.items() if true), []).append(result)
+    return groups
 
 
 def folds_of(results: Sequence[Result], step: int | None) -> tuple[list[float | None], str]:
     """IoU in percent of four folds and their mean, and what must be said of them.
 
     Results of one fold, such as those of several training seeds, are averaged. Without all four folds the
-    mean is over those there are, or of one result over all folds together. ``step`` None takes the step that
-    the network was trained to end with.
+    mean is over those there are, or of one result over all folds together. ``step`` is that of ``step_of``.
     """
     by_fold: dict[int | None, list[float]] = {}
     for result in results:
-        last = min(facts(result)["trained"], len(result["miou"]) - 1)
-        if step is None or step < len(result["miou"]):
-            by_fold.setdefault(result.get("fold"), []).append(100 * result["miou"][last if step is None else step])
+        by_fold.setdefault(result.get("fold"), []).append(100 * result["miou"][step_of(result, step)])
     means = {fold: float(np.mean(values)) for fold, values in by_fold.items()}
     there = [fold for fold in FOLDS if fold in means]
     values: list[float | None] = [means.get(fold) for fold in FOLDS]
@@ -142,12 +172,13 @@ def render(table: Table, results: Sequence[Result]) -> str:
         if row.values:
             lines.append([*row.name, "paper", *map(number, row.values), ""])
         for label, wanted in variants(row):
-            values, note = folds_of(find(results, wanted), row.step)
-            if label == OURS or values[-1] is not None:
+            groups = alike(find(results, wanted, row.step)) or ({"": []} if label == OURS else {})
+            for setting, found in groups.items():
+                values, note = folds_of(found, row.step)
                 heads = costs(row) if label == OURS and table.number == COSTED else None
                 heads = heads or (["" if row.values else name for name in row.name])
                 mean = NOT_RUN if values[-1] is None else number(values[-1])
-                lines.append([*heads, label, *map(number, values[:-1]), mean, note])
+                lines.append([*heads, label, *map(number, values[:-1]), mean, "; ".join(filter(None, (setting, note)))])
     wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     names = len(table.heads) + 1
     text = [
@@ -197,8 +228,6 @@ def report(results: Sequence[Result], numbers: Sequence[str] = ()) -> str:
     if unknown:
         raise InputError(f"There is no table {unknown[0]}. Tables: {', '.join(known)}.")
     chosen = [known[n] for n in numbers] if numbers else list(TABLES)
-    used = len(
-        {id(r) for t in chosen for row in t.rows if row.ours for _, w in variants(row) for r in find(results, w)}
-    )
+    used = len({id(r) for t in chosen for row in t.rows for _, w in variants(row) for r in find(results, w, row.step)})
     head = f"mIoU in percent. {used} of {len(results)} results appear; “{NOT_RUN}” is what there is no result of."
     return "\n\n".join([head, *(render(table, results) for table in chosen)])

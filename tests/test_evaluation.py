@@ -1,5 +1,6 @@
 """``evaluate`` on a handful of drawn pictures."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imrseg.data.benchmarks import gather
 from imrseg.errors import InputError
 from imrseg.evaluation import evaluate, held_out, origin, true_marks
 from imrseg.postprocess import iou
@@ -115,3 +117,19 @@ def test_of_the_authors_own_file_the_preset_tells(segmenter, tmp_path):
     told = origin(SimpleNamespace(preset=PRESETS["imr-hsnet-vgg16"], network=network))
     assert told == {"network": {"name": "imr-hsnet", "backbone": "vgg16"}}
     assert origin(segmenter)["config"]["steps"] == 3
+
+
+def test_classes_that_no_episode_came_to_are_told(segmenter, discs):
+    (discs / "orange").rename(discs / "b_orange")
+    shutil.copytree(discs / "b_orange", discs / "a_orange")
+    result = evaluate(segmenter, held_out("folder", discs, None, None), episodes=3, steps=0)
+    assert list(result["per_class"]) == ["a_orange"]
+    assert result["unreached"] == ["b_orange"]
+
+
+@pytest.mark.parametrize("benchmark", ["fss", "folder"])
+def test_data_sets_without_folds_have_none(tmp_path, benchmark):
+    with pytest.raises(InputError, match="has no folds"):
+        held_out(benchmark, tmp_path, None, 7)
+    with pytest.raises(InputError, match="has no folds"):
+        gather(benchmark, tmp_path, None, "0", [])

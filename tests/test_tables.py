@@ -15,6 +15,7 @@ BASE = {
     "coarse": "clip:RN50", "clip": {"method": "gradcam"},
     "network": {"name": "imr-hsnet", "backbone": "resnet50", "authors_compatible": True},
 }  # fmt: skip
+SMALL = {"network": {"neck": "hsnet"}, "coarse": "lite", "clip": None, "miou": [0.2, 0.5, 0.6, 0.7]}
 
 
 def rows(text: str) -> list[list[str]]:
@@ -97,7 +98,7 @@ def test_ablations_do_not_pass_for_the_method_itself():
 
 
 def test_what_a_consensus_gained_is_not_the_papers_method():
-    result = {**BASE, "network": {"neck": "hsnet"}, "coarse": "lite", "clip": None}
+    result = {**BASE, **SMALL}
     assert "1 of 1 results appear" in report([result], ["6"])
     assert "2 of 3 results appear" in report([result, *({**result, "consensus": c} for c in ("on", "off"))], ["6"])
 
@@ -118,7 +119,7 @@ def test_other_settings_are_not_averaged_with_the_papers(changed):
 
 
 def test_true_masks_of_supports_are_not_the_papers_setting():
-    result = {**BASE, "network": {"neck": "hsnet"}, "coarse": "lite", "clip": None}
+    result = {**BASE, **SMALL}
     assert "1 of 2 results appear" in report([result, {**result, "true_supports": True}], ["6"])
 
 
@@ -157,3 +158,65 @@ def test_a_cell_costs_what_its_convolutions_do():
     # What features and masks add to the grouped convolutions is computed apart.
     grouped = 3 * (inputs * 512 + 2 * (512 // 16) * hidden * 9) * positions
     assert group.step + group.once - none.step - none.once == grouped + (1024 * 512) * 25 * 25
+
+
+def test_the_shipped_lite_fills_its_own_rows(segmenter):
+    """As ``evaluate --consensus off`` writes it."""
+    from imrseg.evaluation import origin
+
+    shipped = {**BASE, **origin(segmenter), "coarse": "lite", "clip": None, "miou": [0.4, 0.5, 0.6, 0.7]}
+    results = [
+        {**shipped, "benchmark": benchmark, "shots": shots, "fold": fold}
+        for benchmark in ("pascal", "coco") for shots in (0, 1, 5) for fold in range(4)
+    ]  # fmt: skip
+    for number in ("1", "2", "S2", "S3", "S4"):
+        own = [line for line in report(results, [number]).splitlines() if "lite (ours)" in line]
+        assert len(own) == (3 if number == "S4" else 1)
+        assert all(line.split()[-5:] == ["70.0"] * 5 for line in own)
+
+
+def test_unlike_settings_have_a_line_each():
+    """The authors' weights, and a network trained here by the same recipe, in one folder as docs/training.md has it."""
+    own = {**BASE, "config": {"steps": 2}, "miou": [0.2, 0.3, 0.4]}
+    text = report([BASE, own, {**own, "side": 400, "miou": [0.2, 0.3, 0.5]}], ["6"]).splitlines()
+    first = next(i for i, line in enumerate(text) if line.startswith("IMR-HSNet")) + 1
+    assert [(line.split()[1], "runs" in line) for line in text[first:]] == [
+        ("60.0", False), ("40.0", False), ("50.0", False)
+    ]  # fmt: skip
+    assert "trained here; mean of fold 0" in text[first + 1]
+    assert "trained here; scored at 400 pixels; mean of fold 0" in text[first + 2]
+    five = {**BASE, "shots": 5}
+    assert "supports by mean" in report([five, {**five, "aggregate": "mean"}], ["S2"])
+
+
+def test_steps_that_were_not_scored_do_not_count():
+    short = {**BASE, "miou": [0.9], "per_class": {"cat": [0.9]}}
+    assert line_after(report([BASE, short], ["6"]), "IMR-HSNet").split()[1] == "60.0"
+    assert line_after(report([short], ["6"]), "IMR-HSNet").endswith("not run")
+    assert line_after(report([short], ["4"]), "CLIP-CAM").split()[1] == "90.0"  # the coarse masks do
+
+
+def test_files_are_counted_once_and_those_passed_over_are_named(tmp_path, caplog):
+    (tmp_path / "one.json").write_text(json.dumps(BASE))
+    (tmp_path / "half.json").write_text(json.dumps(BASE)[:40])
+    (tmp_path / "folder.json").mkdir()
+    assert len(load_results([tmp_path, tmp_path / "one.json"])) == 1
+    assert "half.json is not a result" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"miou": ["a"]}, {"miou": [None]}, {"miou": 0.5}, {"miou": []}, {"fold": [0]}, {"fold": 9}, {"fold": "0"},
+     {"per_class": {"cat": []}}, {"per_class": [1]}],
+    ids=str,
+)  # fmt: skip
+def test_results_with_something_else_in_them_are_refused(tmp_path, change):
+    (tmp_path / "odd.json").write_text(json.dumps({**BASE, **change}))
+    with pytest.raises(InputError, match=r"odd\.json is not a result"):
+        load_results([tmp_path / "odd.json"])
+
+
+def test_nested_without_end_is_no_result(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"deep\.json is not a result"):
+        load_results([tmp_path / "deep.json"])

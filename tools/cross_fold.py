@@ -19,7 +19,7 @@ import numpy as np
 
 from imrseg.data import entries as data_sets
 from imrseg.evaluation import evaluate, held_out
-from imrseg.export import write_json
+from imrseg.export import check_target, write_json
 from imrseg.metrics import Scores
 from imrseg.run import Options
 from imrseg.segmenter import Segmenter
@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
 
+    check_target(args.json)
     folds = folds_of(args.runs)
     scored = [score_run(run, folds, args) for run in args.runs]
     names = list(scored[0][1])
@@ -113,10 +114,10 @@ def main() -> None:
         "seed": args.seed,
         "folds": [result for results, _, _ in scored for result in results],
     }
-    write_json(args.json, table)
     for name, row in [*table["per_class"].items(), ("mean", table["miou"]), ("spread", table["spread"])]:
         print(f"{name:6}", " ".join(f"{x:.3f}" for x in row))
     print(f"coarse at its best level, {table['best_level']:.2f}: {table['coarse_at_best_level']:.3f}")
+    write_json(args.json, table)
 
 
 if __name__ == "__main__":

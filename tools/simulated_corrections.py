@@ -13,7 +13,6 @@ give, its whole true mask is imposed as well.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,6 +26,7 @@ from imrseg.clicks import grow
 from imrseg.data import entries as data_sets
 from imrseg.data.entries import Entry
 from imrseg.evaluation import REMEMBER, held_out, true_marks
+from imrseg.export import check_target, write_json
 from imrseg.images import Picture, open_picture, to_size
 from imrseg.metrics import Scores
 from imrseg.run import Run
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
 
+    check_target(args.json)
     segmenter = Segmenter.from_preset("lite")
     segmenter.remember = REMEMBER
     entries = held_out("pascal", args.data, args.splits, None)
@@ -204,7 +205,6 @@ def main() -> None:
         "support_alone": {"five": mean_iou(support_alone, complete), "all": mean_iou(support_alone, every)},
         "corrected": rows, "classes": every, "episodes": len(drawn), "seed": args.seed,
     }  # fmt: skip
-    args.json.write_text(json.dumps(out, indent=2))
     print(f"{len(drawn)} episodes; mean IoU of the query, five complete classes / all {len(every)}")
     print("without a click, steps 0, 1, ...:", ", ".join(f"{a:.1f}" for a in control["five"]), end=" / ")
     print(", ".join(f"{a:.1f}" for a in control["all"]))
@@ -212,6 +212,7 @@ def main() -> None:
     for plan, row in zip(PLANS, rows, strict=True):
         figures = [f"{row[which]:5.1f} {row[which] - control[which][plan.steps]:+5.1f}" for which in control]
         print(f"{plan}  {'   '.join(figures)}")
+    write_json(args.json, out)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from imrseg.data import coco
-from imrseg.data.checks import alone, check, some
-from imrseg.data.entries import IGNORE, Entry, spelled_out
+from imrseg.data.checks import alone, check, some, tell
+from imrseg.data.entries import COLOURS, IGNORE, UNREADABLE, Entry, spelled_out
 from imrseg.data.pickles import load_lists
 from imrseg.errors import InputError
 
@@ -50,6 +50,8 @@ def held_out(benchmark: str, data: Path, splits: Path | None, fold: int | None) 
     """
     if fold is not None and benchmark in ("pascal", "coco") and not 0 <= fold < FOLDS:
         raise InputError(f"There is no fold {fold}. Accepted: 0 to {FOLDS - 1}.")
+    if fold is not None and benchmark in ("fss", "folder"):
+        raise InputError(f"{benchmark} has no folds. Leave the fold out.")
     folds = range(FOLDS) if fold is None else [fold]
     if benchmark == "pascal":
         entries = pascal(data, splits, "val", folds)
@@ -61,6 +63,7 @@ def held_out(benchmark: str, data: Path, splits: Path | None, fold: int | None) 
         entries = folder(data)
     else:
         raise InputError(f"There is no benchmark “{benchmark}”. Accepted: {', '.join(BENCHMARKS)}.")
+    entries = list(dict.fromkeys(entries))  # a picture that is listed twice would be its own support
     check(entries, folder_problems(data) if benchmark == "folder" else None)
     return entries
 
@@ -79,17 +82,19 @@ def gather(
     """
     if benchmark in ("pascal", "coco") and fold != "all" and fold not in map(str, range(FOLDS)):
         raise InputError(f"There is no fold “{fold}”. Accepted: 0 to {FOLDS - 1}, or all.")
+    if benchmark in ("fss", "folder") and fold != "all":
+        raise InputError(f"{benchmark} has no folds. Leave the fold out.")
     out = None if fold == "all" else int(fold) if fold.isdigit() else None
     held: set[str] = set()
     if benchmark == "pascal":
-        whole = pascal(data, splits, "trn", range(FOLDS))
+        whole = list(dict.fromkeys(pascal(data, splits, "trn", range(FOLDS))))
         held = set() if out is None else set(PASCAL[5 * out : 5 * out + 5])
     elif benchmark == "coco":
         lists = [coco20i(data, splits, "trn", f) for f in range(FOLDS)]
         whole = list(dict.fromkeys(entry for entries in lists for entry in entries))
         held = set() if out is None else {e.name for e in whole} - {e.name for e in lists[out]}
     elif benchmark == "fss":
-        whole = fss(data, splits, "trn")
+        whole = list(dict.fromkeys(fss(data, splits, "trn")))
     elif benchmark == "folder":
         whole = folder(data)
     else:
@@ -124,8 +129,9 @@ def classes(benchmark: str, entries: list[Entry]) -> tuple[str, ...]:
     """The whole class list of a data set, spelled out; of FSS and folders the classes of ``entries``."""
     if benchmark == "pascal":
         return tuple(map(spelled_out, PASCAL))
-    if benchmark == "coco":
-        return tuple(map(spelled_out, next(e for e in entries if isinstance(e, coco.CocoEntry)).annotations.names))
+    known = [e.annotations.names for e in entries[:1] if isinstance(e, coco.CocoEntry)]
+    if known:
+        return tuple(map(spelled_out, known[0]))
     return tuple(sorted({entry.label for entry in entries}))
 
 
@@ -137,18 +143,21 @@ def pascal(data: Path, splits: Path | None, part: str, folds: Iterable[int]) -> 
         part: "trn" or "val".
 
     Raises:
-        InputError: a list is missing or has lines of another kind.
+        InputError: lists are missing or have lines of another kind, all in one message.
     """
     root, entries = data / "VOC2012", []
     made = pascal_lists(root, part) if splits is None else {}
+    missing, odd = [], []
     for fold in folds:
         file = None if splits is None else splits / part / f"fold{fold}.txt"
         if file is not None and not file.is_file():
-            raise InputError(f"The fold list {file} is missing. Expected lines such as 2008_000008__13.")
+            missing.append(str(file))
+            continue
         for line in made[fold] if file is None else lines_of(file):
             image, _, number = line.partition("__")
-            if not number.isdigit() or not 1 <= int(number) <= len(PASCAL):
-                raise InputError(f"{file} has a line “{line}”. Expected lines such as 2008_000008__13.")
+            if not number.isdecimal() or not 1 <= int(number) <= len(PASCAL):
+                odd.append(f"“{line}” of {file}")
+                continue
             entries.append(
                 Entry(
                     root / "JPEGImages" / f"{image}.jpg",
@@ -157,6 +166,7 @@ def pascal(data: Path, splits: Path | None, part: str, folds: Iterable[int]) -> 
                     int(number),
                 )
             )
+    tell({"Fold lists are missing": missing, "Lines are not such as 2008_000008__13": odd})
     return entries
 
 
@@ -164,7 +174,7 @@ def pascal_lists(root: Path, part: str) -> dict[int, list[str]]:
     """Lines of HSNet's format by fold, made from the masks in ``root/SegmentationClassAug``.
 
     Raises:
-        InputError: VOC's list of val pictures, or a mask, is missing or cannot be read.
+        InputError: VOC's list of val pictures is missing, or masks are, hold colours or cannot be read.
     """
     file = root / "ImageSets" / "Segmentation" / "val.txt"
     if not file.is_file():
@@ -176,14 +186,20 @@ def pascal_lists(root: Path, part: str) -> dict[int, list[str]]:
     masks = {p.stem: p for p in sorted((root / "SegmentationClassAug").glob("*.png"))}
     names = sorted(val) if part == "val" else sorted(masks.keys() - val)
     lists: dict[int, list[str]] = {fold: [] for fold in range(FOLDS)}
+    broken, coloured = [], []
     for name in names:
+        path, shown = root / "SegmentationClassAug" / f"{name}.png", set()
         try:
-            with Image.open(root / "SegmentationClassAug" / f"{name}.png") as image:
-                shown = set(np.unique(np.asarray(image)).tolist()) - {0, IGNORE}
-        except OSError as error:
-            raise InputError(f"The mask of {name} cannot be read ({error}).") from None
+            with Image.open(path) as image:
+                if len(image.getbands()) > 1:
+                    coloured.append(str(path))
+                else:
+                    shown = set(np.unique(np.asarray(image)).tolist()) - {0, IGNORE}
+        except UNREADABLE:
+            broken.append(str(path))
         for number in sorted(shown & set(range(1, len(PASCAL) + 1))):
             lists[(number - 1) // 5].append(f"{name}__{number:02d}")
+    tell({"Masks are missing or cannot be read": broken, COLOURS: coloured})
     return lists
 
 
@@ -224,23 +240,34 @@ def coco20i(data: Path, splits: Path | None, part: str, fold: int) -> list[Entry
     else:
         lists = load_lists(splits / part / f"fold{fold}.pkl")
     entries: list[Entry] = []
-    unknown = []
+    unknown, elsewhere, numbers = [], [], []
     for number, names in sorted(lists.items()):
         for name in names:
             folder, _, file = name.partition("/")
+            if folder not in COCO_PARTS.values():
+                elsewhere.append(name)
+                continue
             mask = root / "annotations" / f"instances_{folder}.json"
             known = coco.read(mask)
             picture = known.find(file)
-            if picture is None or not 0 <= number < len(known.names):
+            if picture is None:
                 unknown.append(name)
                 continue
+            if not 0 <= number < len(known.names):
+                numbers.append(str(number))
+                break
             entries.append(
                 coco.CocoEntry(
                     root / name, mask, known.names[number], number, annotations=known, picture=picture
                 )
             )  # fmt: skip
-    if unknown:
-        raise InputError(f"The annotations lack pictures of fold {fold}'s {part} list: {some(unknown)}.")
+    tell(
+        {
+            f"The annotations lack pictures of fold {fold}'s {part} list": unknown,
+            f"Pictures of fold {fold}'s {part} list are not in {' or '.join(COCO_PARTS.values())}": elsewhere,
+            f"Classes of fold {fold}'s {part} list are not among the annotations'": numbers,
+        }
+    )
     return entries
 
 
@@ -251,7 +278,7 @@ def fss(data: Path, splits: Path | None, part: str) -> list[Entry]:
         part: "trn", "val" or "test".
 
     Raises:
-        InputError: there are no classes, or the list is missing or names a class that is not there.
+        InputError: there are no classes, or the list is missing or names a class that is not there or is empty.
     """
     root = data / "FSS-1000"
     there = sorted(p.name for p in root.glob("*") if p.is_dir())
@@ -267,10 +294,13 @@ def fss(data: Path, splits: Path | None, part: str) -> list[Entry]:
         absent = sorted(set(names) - set(there))
         if absent:
             raise InputError(f"{file} lists classes ({len(absent)}) that {root} lacks: {some(absent)}.")
-    entries = []
+    entries, empty = [], []
     for name in names:
-        pictures = sorted((root / name).glob("*.jpg"), key=lambda p: (len(p.stem), p.stem))
+        pictures = [p for p in _files(root / name) if p.suffix.lower() == ".jpg"]
+        pictures.sort(key=lambda p: (len(p.stem), p.stem))
         entries += [Entry(p, p.with_suffix(".png"), name, above=FSS_ABOVE) for p in pictures]
+        empty += [] if pictures else [str(root / name)]
+    tell({"Classes are empty": empty})
     return entries
 
 

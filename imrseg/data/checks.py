@@ -9,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from imrseg.data.entries import Entry, by_class
+from imrseg.data.entries import UNREADABLE, Entry, by_class
 from imrseg.errors import InputError
+from imrseg.images import MAX_PIXELS
 
 SHOWN = 5  # names of each kind of problem
 TURNED = range(5, 9)  # EXIF orientations that swap height and width
 ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # how JPEG and PNG begin, and what is at the end of whole ones
-UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 TAIL = 64 * 2**10  # bytes at a file's end; some cameras write things of their own there
 
 Problems = Mapping[str, list[str]]
@@ -29,8 +29,7 @@ def check(entries: Iterable[Entry], others: Problems | None = None) -> None:
         others: names by kind of problem, found elsewhere, that go into the same message.
 
     Raises:
-        InputError: something is wrong; the message gives each kind of problem, how often it occurs and
-            the first names.
+        InputError: something is wrong, in the words of ``tell``.
     """
     problems: dict[str, dict[str, None]] = defaultdict(dict)  # names once each, in order
     for kind, names in (others or {}).items():
@@ -40,7 +39,16 @@ def check(entries: Iterable[Entry], others: Problems | None = None) -> None:
         for found in pool.map(_problem, unique):
             for kind, name in found:
                 problems[kind][name] = None
-    told = [f"{kind} ({len(names)}): {some(list(names))}" for kind, names in problems.items() if names]
+    tell({kind: list(names) for kind, names in problems.items()})
+
+
+def tell(problems: Problems) -> None:
+    """Refuse a data set that has problems.
+
+    Raises:
+        InputError: there is one; the message gives each kind, how often it occurs and the first names.
+    """
+    told = [f"{kind} ({len(names)}): {some(names)}" for kind, names in problems.items() if names]
     if told:
         raise InputError(f"The data cannot be used. {'. '.join(told)}.")
 
@@ -69,6 +77,8 @@ def _problem(entry: Entry) -> list[tuple[str, str]]:
             out.append(("Pictures are cut short", str(entry.image)))
     except UNREADABLE:
         out.append(("Files are not pictures that can be read", str(entry.image)))
+    if size and size[0] * size[1] > MAX_PIXELS:
+        out.append((f"Pictures have more than {MAX_PIXELS // 10**6} megapixels", str(entry.image)))
     try:
         mask_size = entry.mask_size()
         if not _whole(entry.mask):
@@ -84,15 +94,19 @@ def _problem(entry: Entry) -> list[tuple[str, str]]:
 
 
 def _whole(path: Path) -> bool:
-    """Whether a picture ends as its kind does; where not, whether it can be decoded all the same."""
+    """Whether a picture ends as its kind does, a PNG's sums are right; else whether it can be decoded all the same."""
     with path.open("rb") as file:
         end = ENDS.get(file.read(2))
         file.seek(max(0, file.seek(0, 2) - TAIL))
-        if end is None or end in file.read():
-            return True
+        ends = end is not None and end in file.read()
     try:
         with Image.open(path) as image:
-            image.load()
+            if not ends:
+                image.load()
+            elif image.format == "PNG":
+                image.verify()
+    except UnidentifiedImageError:
+        return True  # annotations, which their reader has seen to
     except UNREADABLE:
         return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,30 @@ class Annotations:
             self.names = tuple(str(category["name"]) for category in categories)
             self._ids = [category["id"] for category in categories]
             self._pictures = {picture["file_name"]: key for key, picture in self._coco.imgs.items()}
-        except (AssertionError, KeyError, TypeError, ValueError, AttributeError) as error:
+            for one in self._coco.anns.values():
+                self._check(one)
+        except (AssertionError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise InputError(f"{file} does not hold COCO's instance annotations ({error!r}).") from None
         self._rle = mask
+
+    def _check(self, one: Mapping[str, Any]) -> None:
+        """Raises ValueError where an annotation lacks what is read of it: pycocotools fails in its own ways."""
+        outline, size = one.get("segmentation"), None
+        try:
+            size = self.size(one["image_id"])
+            numbers = (*size, one["area"], one["iscrowd"])
+            whole = one["category_id"] in self._coco.cats and all(isinstance(n, (int, float)) for n in numbers)
+        except (KeyError, TypeError):
+            whole = False
+        if isinstance(outline, dict):
+            fits = tuple(outline.get("size", ())) == size and isinstance(outline.get("counts"), (list, str))
+        else:
+            fits = isinstance(outline, list) and bool(outline) and all(_is_polygon(part) for part in outline)
+        if not (whole and fits):
+            raise ValueError(
+                f"annotation {one.get('id')} needs a known image_id and category_id, area, iscrowd, its picture's"
+                " width and height, and a segmentation of polygons or of that size"
+            )
 
     def find(self, file_name: str) -> int | None:
         """The id of a picture, None where there is none of that file name."""
@@ -80,6 +102,10 @@ class Annotations:
             if area >= SMALLEST:
                 lists[i].append(self._coco.imgs[picture]["file_name"])
         return {i: sorted(files) for i, files in lists.items()}
+
+
+def _is_polygon(part: object) -> bool:
+    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0
 
 
 @functools.lru_cache(maxsize=2)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from imrseg.errors import InputError
 
 IGNORE = 255
+COLOURS = "Masks hold colours, not the numbers of classes"
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)  # PIL raises them
 
 SPELLED_OUT = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 
@@ -46,9 +48,16 @@ class Entry:
         return spelled_out(self.name)
 
     def target(self) -> np.ndarray:
-        """uint8 (H, W): 1 object, 0 background, 255 ignore."""
-        with Image.open(self.mask) as image:
-            mask = np.asarray(image) if self.value is not None else brightness(image)
+        """uint8 (H, W): 1 object, 0 background, 255 ignore.
+
+        Raises:
+            InputError: the mask cannot be read.
+        """
+        try:
+            with Image.open(self.mask) as image:
+                mask = np.asarray(image) if self.value is not None else brightness(image)
+        except UNREADABLE as error:
+            raise InputError(f"The mask {self.mask} cannot be read ({error}).") from None
         if self.value is None:
             return (mask > self.above).astype(np.uint8)
         return np.where(mask == IGNORE, IGNORE, mask == self.value).astype(np.uint8)
@@ -61,7 +70,7 @@ class Entry:
         """
         with Image.open(self.mask) as image:
             if self.value is not None and len(image.getbands()) > 1:
-                raise InputError("Masks hold colours, not the numbers of classes")
+                raise InputError(COLOURS)
             return image.height, image.width
 
 
@@ -69,7 +78,7 @@ def brightness(image: Image.Image) -> np.ndarray:
     """How bright each pixel is (H, W), 0 where it is transparent; of a drawing in black on nothing how opaque."""
     if not image.has_transparency_data:
         if len(image.getbands()) == 1 and image.mode != "P":
-            return np.asarray(image)
+            return np.asarray(image.convert("L") if image.mode == "1" else image)
         bright = np.asarray(image.convert("RGB")).max(-1)
         return np.asarray(image) if image.mode == "P" and not bright.any() else bright  # numbers without colours
     rgba = np.asarray(image.convert("RGBA"))

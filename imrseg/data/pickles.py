@@ -44,7 +44,7 @@ def load_lists(path: Path) -> dict[int, list[str]]:
             raise InputError("it holds something else")
     except Exception as error:  # a broken file can raise anything
         raise InputError(
-            f"The fold list {path} cannot be used: {error or type(error).__name__}. "
+            f"The fold list {path} cannot be used: {str(error) or type(error).__name__}. "
             "Accepted: HSNet's pickled lists of file names by class number."
         ) from error
     return lists

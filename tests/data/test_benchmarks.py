@@ -184,3 +184,81 @@ def test_folder_matches_by_stem_and_takes_nonzero_as_object(tmp_path):
 def test_a_folder_without_classes_is_refused(tmp_path):
     with pytest.raises(InputError, match="class/images"):
         folder(tmp_path)
+
+
+def test_everything_that_is_wrong_with_pascals_lists_is_told_together(voc):
+    (voc / "splits/val/fold1.txt").write_text("a__99\nb__08\nc\na__²\n")
+    (voc / "splits/val/fold2.txt").unlink()
+    with pytest.raises(InputError) as error:
+        held_out("pascal", voc, voc / "splits", None)
+    said = str(error.value)
+    assert f"Fold lists are missing (1): {voc / 'splits/val/fold2.txt'}" in said
+    assert "Lines are not such as 2008_000008__13 (3): “a__99” of " in said
+
+
+def test_what_is_wrong_with_masks_that_lists_are_made_of_is_told_together(voc):
+    masks = voc / "VOC2012/SegmentationClassAug"
+    (voc / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
+    (voc / "VOC2012/ImageSets/Segmentation/val.txt").write_text("a\nb\nc\nd\n")
+    Image.open(masks / "b.png").convert("RGB").save(masks / "b.png")
+    whole = (masks / "c.png").read_bytes()
+    (masks / "c.png").write_bytes(whole.replace(b"IDAT", b"I\x01AT"))
+    with pytest.raises(InputError) as error:
+        held_out("pascal", voc, None, 1)
+    assert "Masks are missing or cannot be read (2)" in str(error.value)
+    assert "Masks hold colours, not the numbers of classes (1)" in str(error.value)
+
+
+def test_a_picture_that_is_listed_twice_is_not_its_own_support(voc):
+    (voc / "splits/val/fold1.txt").write_text("a__08\nb__08\na__08\n")
+    assert [e.image.stem for e in held_out("pascal", voc, voc / "splits", 1)] == ["a", "b"]
+    (voc / "splits/trn/fold1.txt").write_text("a__08\nb__08\na__08\n")
+    assert len(gather("pascal", voc, voc / "splits", "all", [])[0][0]) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"category_id": 7}, {"image_id": 7}, {"area": None}, {"iscrowd": None}, {"segmentation": None},
+        {"segmentation": []}, {"segmentation": [[1, 2, 3, 4]]}, {"segmentation": {"counts": [6], "size": [2, 3]}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_coco_annotations_that_lack_something_are_refused(coco, change):
+    file = coco / "COCO2014/annotations/instances_val2014.json"
+    content = json.loads(file.read_text())
+    content["annotations"][5] |= change
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"instances_val2014\.json does not hold.*annotation 6 needs"):
+        held_out("coco", coco, None, 0)
+
+
+def test_coco_lists_of_other_pictures_or_classes_say_which(coco):
+    (coco / "splits/val").mkdir(parents=True)
+    names = ["COCO_val2014_000000000001.jpg", "val2014/none.jpg", "val2014/COCO_val2014_000000000001.jpg"]
+    (coco / "splits/val/fold1.pkl").write_bytes(pickle.dumps({1: names, 80: names[2:]}))
+    with pytest.raises(InputError) as error:
+        held_out("coco", coco, coco / "splits", 1)
+    said = str(error.value)
+    assert "The annotations lack pictures of fold 1's val list (1): val2014/none.jpg" in said
+    assert f"are not in train2014 or val2014 (1): {names[0]}" in said
+    assert "Classes of fold 1's val list are not among the annotations' (1): 80" in said
+
+
+def test_coco_lists_without_pictures_have_no_classes(coco):
+    (coco / "splits/val").mkdir(parents=True)
+    (coco / "splits/val/fold1.pkl").write_bytes(pickle.dumps({1: []}))
+    assert classes("coco", held_out("coco", coco, coco / "splits", 1)) == ()
+
+
+def test_fss_tells_classes_without_pictures_and_takes_suffixes_as_they_come(tmp_path):
+    for name in ("abacus", "bus"):
+        (tmp_path / "FSS-1000" / name).mkdir(parents=True)
+    Image.new("RGB", (3, 1)).save(tmp_path / "FSS-1000/bus/1.JPG")
+    Image.fromarray(np.array([[0, 255, 255]], np.uint8)).convert("1").save(tmp_path / "FSS-1000/bus/1.png")
+    (tmp_path / "test.txt").write_text("bus\nbus\n")
+    (entry,) = held_out("fss", tmp_path, tmp_path, None)
+    assert entry.target().tolist() == [[0, 1, 1]]
+    (tmp_path / "test.txt").write_text("bus\nabacus\n")
+    with pytest.raises(InputError, match=r"Classes are empty \(1\): .*abacus"):
+        held_out("fss", tmp_path, tmp_path, None)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from imrseg.data.benchmarks import gather, held_out
+from imrseg.data.entries import Entry
 from imrseg.errors import InputError
 
 
@@ -86,3 +87,41 @@ def test_a_picture_with_something_behind_its_end_is_whole(tmp_path):
     whole = (tmp_path / "cat/images/a.jpg").read_bytes()
     (tmp_path / "cat/images/a.jpg").write_bytes(whole + bytes(100_000))
     assert len(held_out("folder", tmp_path, None, None)) == 1
+
+
+def test_files_that_are_broken_inside_are_told_before_work(tmp_path):
+    """Also of kinds whose end says nothing, and where the end is as it should be."""
+    for stem in "abc":
+        draw(tmp_path, "cat", stem)
+    mask = tmp_path / "cat/masks/a.png"
+    whole = mask.read_bytes()
+    mask.write_bytes(whole.replace(b"IDAT", b"I\x01AT"))
+    for folder, kind in (("images", "bmp"), ("masks", "tif")):
+        path = next((tmp_path / "cat" / folder).glob("b.*"))
+        with Image.open(path) as image:
+            image.save(path.with_suffix(f".{kind}"))
+        path.unlink()
+        half = path.with_suffix(f".{kind}").read_bytes()
+        path.with_suffix(f".{kind}").write_bytes(half[: len(half) // 2])
+    with pytest.raises(InputError) as error:
+        held_out("folder", tmp_path, None, None)
+    said = str(error.value)
+    assert "a.png" in said
+    assert "b.bmp" in said
+    assert "b.tif" in said
+    assert "c." not in said
+
+
+def test_pictures_too_large_to_open_are_told_before_work(tmp_path, monkeypatch):
+    draw(tmp_path, "cat", "a")
+    monkeypatch.setattr("imrseg.data.checks.MAX_PIXELS", 2000)
+    with pytest.raises(InputError, match=r"megapixels \(1\): .*a\.jpg"):
+        held_out("folder", tmp_path, None, None)
+
+
+def test_a_mask_that_breaks_while_it_is_read_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("L", (9, 9)).save(path)
+    path.write_bytes(path.read_bytes().replace(b"IDAT", b"I\x01AT"))
+    with pytest.raises(InputError, match=r"The mask .*a\.png cannot be read"):
+        Entry(path, path, "cat").target()
