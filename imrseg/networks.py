@@ -27,6 +27,7 @@ from imrseg.presets import Preset
 
 LITE_TRAITS = (DETAIL, FINE, MIDDLE, HIGH)
 LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
+LITE_STRIDE = 32  # of the coarsest features: sides are multiples of it
 SIDES = range(32, 2049)  # that a checkpoint may ask for
 TOGETHER_ON_GPU = 5  # pairs of the paper's networks; a processor takes them one by one, which needs less memory
 LAUNCHES = ("eager", "graphs", "compile")  # how a step's kernels are started
@@ -125,13 +126,17 @@ def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
     weights.check_own(path)  # what a header asks for may need more memory than there is
     tensors, metadata = weights.load(path)
     try:
-        refiner = lite_refiner(**metadata["network"])
+        settings = dict(metadata["network"])
+        name = settings.pop("name", "lite")
+        if name != "lite":
+            raise WeightsError(f"{path} does not hold the lite network, but {name}.")
+        refiner = lite_refiner(**settings)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} does not hold the {preset.name} network ({error!r}).") from error
     own = {name: as_float(t) for name, t in tensors.items() if not name.startswith(weights.EVERYDAY)}
     weights.fill(refiner, own, path)
     refiner.to(device).requires_grad_(False).eval()
-    encoder = lite_encoder(device, trained_side(path, LITE_SIDE))
+    encoder = lite_encoder(device, trained_side(path, LITE_SIDE, lambda side: side % LITE_STRIDE == 0))
     return Network(encoder, refiner, path, together=10, traits=LITE_TRAITS)
 
 
@@ -153,7 +158,7 @@ def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
     def encode(images: Tensor) -> Features:
         return {str(i): layer for i, layer in enumerate(net.backbone(normalise(images, IMAGENET)))}
 
-    side = trained_side(path, SIDE)
+    side = trained_side(path, SIDE, net.takes)
     encoder = Encoder(f"hsnet:{path}", encode, side, device)
     cells = side // STRIDE
     together = TOGETHER_ON_GPU if device.type == "cuda" else 1
@@ -168,7 +173,7 @@ def load_pfenet(preset: Preset, path: Path, device: torch.device) -> Network:
     def encode(images: Tensor) -> Features:
         return net.features(normalise(images, IMAGENET))
 
-    side = trained_side(path, PFENET_SIDE)
+    side = trained_side(path, PFENET_SIDE, net.takes)
     encoder = Encoder(f"pfenet:{path}", encode, side, device)
     cells = ZOOM * (side // PFENET_STRIDE + 1)
     together = TOGETHER_ON_GPU if device.type == "cuda" else 1
@@ -190,16 +195,19 @@ def open_own(path: Path, title: str, build: Callable[..., Whole], backbone: str)
     return net
 
 
-def trained_side(path: Path, usual: int) -> int:
+def trained_side(path: Path, usual: int, takes: Callable[[int], bool]) -> int:
     """The side of the pictures that a checkpoint was trained on, in pixels; the usual one where it does not say.
 
     Raises:
-        WeightsError: it says something else than a number in ``SIDES``.
+        WeightsError: it says something else than a number in ``SIDES`` that the network ``takes``.
     """
     config = weights.header(path).get("config") if path.suffix == ".safetensors" else None
     side = config.get("side", usual) if isinstance(config, dict) else usual
-    if not isinstance(side, int) or side not in SIDES:
-        raise WeightsError(f"{path} says that it was trained on pictures of side {side}. Accepted: 32 to 2048.")
+    if not isinstance(side, int) or side not in SIDES or not takes(side):
+        raise WeightsError(
+            f"{path} says that it was trained on pictures of side {side}. Accepted: {usual}, and what else its"
+            f" network takes from {SIDES[0]} to {SIDES[-1]}."
+        )
     return side
 
 

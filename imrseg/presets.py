@@ -97,7 +97,7 @@ def get_preset(name: str) -> Preset:
     Raises:
         InputError: there is none of that name; the message lists those there are.
     """
-    bare, _, weights = name.partition("@")
+    bare, _, weights = str(name).partition("@")
     if bare not in PRESETS or (weights and PRESETS[bare].network != "imr-hsnet"):
         raise InputError(f"There is no preset “{name}”. Presets: {', '.join(PRESETS)}.")
     preset = PRESETS[bare]

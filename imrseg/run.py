@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -19,7 +20,7 @@ from torch import Tensor
 from imrseg.edges import EDGES, clean
 from imrseg.errors import InputError, shown
 from imrseg.images import ImageSource, open_pictures, to_size
-from imrseg.models.refiner import RefinerState, tensors
+from imrseg.models.refiner import RefinerState, held
 from imrseg.postprocess import AGGREGATES, aggregate
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ MAX_DISTRACTORS = 20
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # would reorder the text around a label
 UNLIKELY = 0.5  # confidence under which a label is called probably absent
 REENTRY = (100, 100)  # cells of a coarse mask that was fitted to edges, as the network is given it
+MARKS = (-1, 0, 1)  # "this is not", nothing said, "this is it"
 EMPTY = 0.001  # covered share under which a mask counts as empty
 PROMPTS = ("single", "ensemble")
 EDGES_ON = ("last", "every")
@@ -224,6 +226,8 @@ class Run:
         But for steps whose masks are changed on the host, by marks or edges. Where the device's memory is full,
         with less at once.
         """
+        if count < 0:
+            raise InputError(f"The number of steps must be 0 or more, not {count}.")
         if count > 1 and (self._marks or self._cleans_every_step):
             return [self.advance() for _ in range(count)]
         return self._sparing(count) if count else []
@@ -285,34 +289,45 @@ class Run:
         Raises:
             InputError: no such step or picture, or other values.
         """
-        if not 0 <= index < len(self.steps):
+        if not isinstance(index, Integral) or not 0 <= index < len(self.steps):
             raise InputError(f"There is no step {index}; the last is {len(self.steps) - 1}.")
+        given = {picture: self._checked(picture, values) for picture, values in marks.items()}
         self._remember()
-        for picture, values in marks.items():
-            if not 0 <= picture <= len(self.supports):
-                raise InputError(
-                    f"There is no picture {picture}; 0 is the query, {len(self.supports)} the last support."
-                )
-            if values.ndim != 2 or not np.isin(values, (-1, 0, 1)).all():
-                raise InputError("Marks must be an array (h, w) of 1, -1 and 0.")
+        for picture, values in given.items():
             before = self._marks.get(picture)
             if before is not None:  # a new mark counts more than an old one
                 before = cv2.resize(before, values.shape[::-1], interpolation=cv2.INTER_NEAREST)
                 values = np.where(values == 0, before, values)
-            self._marks[picture] = values.astype(np.int8)
+            self._marks[picture] = values
+        for step in self.steps[index + 1 :]:
+            self.seconds.pop(f"step{step.index}", None)
         del self.steps[index + 1 :], self._states[index + 1 :]
         with torch.inference_mode():
             self.steps[index], self._states[index] = self._marked(self.steps[index], self._states[index])
-        self._history.append((index, dict(marks)))
+        self._history.append((index, given))
         return self.steps[index]
+
+    def _checked(self, picture: int, values: np.ndarray) -> np.ndarray:
+        """Marks of a picture as int8, a copy of the caller's.
+
+        Raises:
+            InputError: as for ``correct``.
+        """
+        if not isinstance(picture, Integral) or not 0 <= picture <= len(self.supports):
+            raise InputError(f"There is no picture {picture}; 0 is the query, {len(self.supports)} the last support.")
+        if (
+            not isinstance(values, np.ndarray)
+            or values.ndim != 2
+            or not values.size
+            or not np.isin(values, MARKS).all()
+        ):
+            raise InputError("Marks must be an array (h, w) of 1, -1 and 0.")
+        return np.array(values, np.int8)
 
     @property
     def held(self) -> int:
         """Bytes of what ``release`` would let go of."""
-        storages = {}
-        for tensor in tensors([self._states, self._consensus]):
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return sum(storages.values())
+        return held([self._states, self._consensus])
 
     @property
     def corrected(self) -> bool:
@@ -356,9 +371,9 @@ class Run:
         self.seconds["edges"] = clock.lap()
         return step
 
-    def verdict(self, threshold: float = 0.5) -> list[str]:
-        """``warnings``, and a sentence where the last step found nothing or doubts the label."""
-        last = self.steps[-1]
+    def verdict(self, threshold: float = 0.5, answer: Step | None = None) -> list[str]:
+        """``warnings``, and a sentence where the run's answer, its last step by default, is empty or the label is doubted."""
+        last = answer or self.steps[-1]
         small = last.query_at(last.query_soft.shape[-2:])
         return verdict(self.label, self.warnings, self.confidence, float((small >= last.cut(threshold)).mean()))
 
@@ -482,8 +497,11 @@ def check_label(label: str, kind: str = "label") -> str:
             themselves: control characters, halves of surrogate pairs, marks that turn the direction of the
             text around them.
     """
-    if not isinstance(label, str) or not label.strip():
-        raise InputError(f"The {kind} is empty. Type what to look for, for example: cat")
+    if not isinstance(label, str):
+        raise InputError(f"The {kind} must be text, not {type(label).__name__}.")
+    if not label.strip():
+        what = "what to look for, for example: cat" if kind == "label" else "a word, or leave it out."
+        raise InputError(f"The {kind} is empty. Type {what}")
     if len(label) > MAX_LABEL:
         raise InputError(f"The {kind} has {len(label)} characters. Accepted: up to {MAX_LABEL}.")
     plain = " ".join(label.split())

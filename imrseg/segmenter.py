@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from imrseg import weights
 from imrseg.coarse.lexicon import LEXICON
@@ -42,7 +43,8 @@ class Segmenter:
         preset: the row of ``imrseg.presets`` that it was made from.
         masker: stage 1. network: stage 2.
         device: where both run.
-        remember: bytes of features that are kept.
+        remember: bytes of features that are kept. Beside them, and whatever its size, what the network and the consensus
+            have prepared for the last set of pictures is kept; with 0 nothing is.
         precision: that refinement computes in.
         one_by_one: no two pictures or pairs at once, which needs less memory; but a consensus is of all.
         notes: what runs of this segmenter say of it among their warnings.
@@ -93,7 +95,7 @@ class Segmenter:
             WeightsError: weights that are missing or do not fit.
         """
         preset, where = get_preset(name), pick_device(device)
-        kind, _, model = (coarse or preset.coarse).partition(":")
+        kind, _, model = (preset.coarse if coarse is None else coarse).partition(":")
         if kind not in ("lite", "clip") or (kind == "lite" and model):
             raise InputError(f"There is no coarse masker “{coarse}”. Accepted: lite, clip, clip:MODEL.")
         if kind == "lite" and clip is not None:
@@ -170,7 +172,7 @@ class Segmenter:
         run = self.start(query, supports, label, options)
         done = [run.steps[0], *run.advance_by(count)]
         done[-1] = run.finish()
-        said = run.verdict(threshold)
+        said = run.verdict(threshold, done[-1])
         return Result(run.label, done, float(threshold), said, run.confidence, run.options, run.seconds)
 
     def iterate(
@@ -314,9 +316,12 @@ class Segmenter:
             for key in keys:
                 self._remembered[key] = found[key]
                 self._remembered.move_to_end(key)
-            kept = sum(size_of(features) for features in self._remembered.values())
+            kept, before = sum(map(size_of, self._remembered.values())), len(self._remembered)
             while self._remembered and kept > self.remember:
                 kept -= size_of(self._remembered.popitem(last=False)[1])
+            if len(self._remembered) < before:
+                for key, features in self._remembered.items():
+                    self._remembered[key] = {name: alone(t) for name, t in features.items()}
         return [found[key] for key in keys]
 
 
@@ -334,6 +339,11 @@ def check_whole(value: Any, name: str, most: int) -> int:
 def size_of(features: Features) -> int:
     """Bytes."""
     return sum(tensor.nbytes for tensor in features.values())
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """The tensor in memory of its own: a part of a batch would keep that of all of it."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def pick_device(name: str) -> torch.device:

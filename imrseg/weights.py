@@ -127,17 +127,28 @@ def _safetensors(path: Path) -> Iterator[Any]:
     except WeightsError:
         raise
     except Exception as error:  # a broken file can raise anything
-        raise WeightsError(f"{path} cannot be read as safetensors ({error}). Fetch the file again.") from error
+        raise WeightsError(
+            f"{path} cannot be read as safetensors ({error}): it is cut short, damaged or of another kind."
+        ) from error
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load ``tensors`` into ``module``, every name and shape fitting.
 
     Raises:
-        WeightsError: names or shapes differ; the message lists some. The module is unchanged.
+        WeightsError: names or shapes differ, or there are no finite fractions where there should be; the message
+            lists some. The module is unchanged.
     """
-    check_fit(tensors, {n: t.shape for n, t in module.state_dict().items()}, f"{path} does not fit this network")
+    own = module.state_dict()
+    check_fit(tensors, {n: t.shape for n, t in own.items()}, f"{path} does not fit this network")
+    odd = [n for n, t in tensors.items() if own[n].is_floating_point() and not _is_finite(t)]
+    if odd:
+        raise WeightsError(f"{path} holds something else than finite fractions in {', '.join(odd[:5])}.")
     module.load_state_dict(tensors)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -208,3 +208,9 @@ def test_imr_pfenet_takes_its_own_file_alone(pfenet_file, folder, checkpoint):
         load_network(replace(PFENET, backbone="resnet101"), pfenet_file, cpu)
     with pytest.raises(WeightsError, match="does not hold IMR-HSNet"):
         Segmenter.from_preset("imr-hsnet-resnet50", "cpu", pfenet_file, coarse="lite")
+
+
+def test_a_side_that_the_network_does_not_take_is_known_before_any_picture():
+    faithful, released = (IMRHSNet("vgg16", authors_compatible=compatible) for compatible in (False, True))
+    assert [faithful.takes(side) for side in (400, 320, 100)] == [True, True, False]
+    assert [released.takes(side) for side in (400, 320, 100)] == [True, False, False]

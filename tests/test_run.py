@@ -65,9 +65,9 @@ def test_a_label_may_be_any_text(label):
     [
         ("", "is empty"),
         (" \t\n\u3000", "is empty"),
-        (None, "is empty"),
-        (b"cat", "is empty"),
-        (["cat"], "is empty"),
+        (None, "must be text"),
+        (b"cat", "must be text"),
+        (["cat"], "must be text"),
         ("x" * 201, "has 201 characters. Accepted: up to 200"),
         ("x" * 10_000, "has 10000 characters. Accepted: up to 200"),
         ("cat\0", "holds control characters"),
@@ -96,7 +96,7 @@ def test_labels_that_are_refused(label, said):
         ({"distractors": "grass"}, "list of up to 20"),
         ({"distractors": ["x"] * (MAX_DISTRACTORS + 1)}, "list of up to 20"),
         ({"distractors": [" "]}, "distractor is empty"),
-        ({"distractors": [3]}, "distractor is empty"),
+        ({"distractors": [3]}, "distractor must be text, not int"),
         ({"distractors": ["a\x1b[31m"]}, "distractor holds control characters"),
         ({"aggregate": 3}, "None, vote, mean"),
         ({"aggregate": np.zeros(3)}, "None, vote, mean"),
@@ -344,3 +344,57 @@ def test_no_steps_are_none(segmenter, cat):
     run = segmenter.start(cat, [], "cat")
     assert run.advance_by(0) == []
     assert len(run.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("index", "marks", "said"),
+    [
+        (0, {0: np.ones((4, 4), np.int8), 7: np.ones((4, 4), np.int8)}, "no picture 7"),
+        (0, {"0": np.ones((4, 4), np.int8)}, "no picture 0"),
+        (0, {0: [[1, 0]]}, "Marks must be"),
+        (0, {0: None}, "Marks must be"),
+        (0, {0: np.zeros((0, 0))}, "Marks must be"),
+        (1.0, {0: np.ones((4, 4), np.int8)}, "no step 1.0"),
+        ("1", {}, "no step 1"),
+        (None, {}, "no step None"),
+    ],
+    ids=str,
+)
+def test_a_refused_correction_leaves_the_run_as_it_was(segmenter, cat, cup, index, marks, said):
+    run, control = (segmenter.start(cat, [cup], "cat") for _ in range(2))
+    control.advance_by(2)
+    run.advance()
+    with pytest.raises(InputError, match=said):
+        run.correct(index, marks)
+    assert not run.corrected
+    run.advance()
+    assert np.array_equal(run.steps[2].query_soft, control.steps[2].query_soft)
+    assert run.correct(1, {0: np.ones((4, 4), np.int8)}).query_mask.min() == 1
+
+
+def test_marks_are_kept_as_they_were_given(segmenter, cat):
+    """Also where the array is used again before the run is computed anew."""
+    marks = np.zeros((40, 40), np.int8)
+    marks[:20] = 1
+    run = segmenter.start(cat, [], "cat")
+    run.correct(0, {0: marks})
+    other = run.copy()
+    expected = other.advance().query_soft
+    marks[:] = -1
+    run.release()
+    assert np.array_equal(run.advance().query_soft, expected)
+
+
+def test_steps_that_are_taken_back_take_their_times_along(segmenter, cat):
+    run = segmenter.start(cat, [], "cat")
+    run.advance_by(3)
+    run.correct(1, {0: np.ones((4, 4), np.int8)})
+    assert [name for name in run.seconds if name.startswith("step")] == ["step1"]
+
+
+def test_no_steps_backwards(segmenter, cat):
+    run = segmenter.start(cat, [], "cat")
+    run.advance()
+    with pytest.raises(InputError, match="0 or more"):
+        run.advance_by(-1)
+    assert run.advance_by(0) == []

@@ -11,6 +11,8 @@ from PIL import Image
 
 from imrseg import ClipSettings, InputError, Segmenter, Step
 from imrseg.export import describe
+from imrseg.images import open_picture
+from imrseg.models.refiner import held
 from imrseg.postprocess import aggregate
 from imrseg.precision import lacks_bfloat16
 from imrseg.run import MAX_LABEL, MAX_SUPPORTS
@@ -343,3 +345,24 @@ def test_compiled_steps_give_the_same(segmenter, cat, cup):
     compiled = Segmenter.from_preset("lite", "cpu", launch="compile")
     expected, found = segmenter.segment(cat, [cup], "cat"), compiled.segment(cat, [cup], "cat")
     np.testing.assert_allclose(found.steps[-1].query_mask, expected.steps[-1].query_mask, atol=1e-3)
+
+
+def test_what_is_remembered_keeps_no_more_memory_than_it_says(segmenter, cat, cup):
+    segmenter.forget()
+    remember, segmenter.remember = segmenter.remember, 10**9
+    try:
+        segmenter.features(segmenter.network.encoder, [open_picture(cat), open_picture(cup)])  # one batch
+        one = size_of(next(iter(segmenter._remembered.values())))
+        segmenter.remember = one
+        segmenter.features(segmenter.network.encoder, [open_picture(cat)])
+        assert len(segmenter._remembered) == 1
+        assert held(segmenter._remembered) == one
+    finally:
+        segmenter.remember = remember
+
+
+def test_the_verdict_is_of_the_mask_that_is_returned(segmenter, cat):
+    """Masks fitted to edges may be cut where those before were not, and the other way round."""
+    result = segmenter.segment(cat, [], "cat", steps=1, threshold=0.999, edges="guided")
+    assert result.mask.mean() > 0.001
+    assert not any("Nothing was found" in warning for warning in result.warnings)

@@ -53,7 +53,7 @@ def test_a_checkpoint_beside_you_goes_before_the_shipped_one(checkpoint, tmp_pat
     assert Segmenter.from_preset("lite", "cpu").masker.threshold == 0.1  # which was not asked for
 
 
-@pytest.mark.parametrize("side", ["400", 16, 4000, 320.0, None], ids=str)
+@pytest.mark.parametrize("side", ["400", 16, 33, 4000, 320.0, None], ids=str)
 def test_a_size_that_no_picture_is_shown_at_is_refused(checkpoint, tmp_path, side):
     path = resaved(
         checkpoint, tmp_path / "x.safetensors", lambda tensors, metadata: metadata["config"].update(side=side)
@@ -97,6 +97,14 @@ def test_files_that_are_no_checkpoints_are_refused(checkpoint, tmp_path):
         lambda t, m: m.update(network={"channels": 32}),
         lambda t, m: m.update(network={"depth": 3}),
         lambda t, m: m.update(network=None),
+        lambda t, m: t.pop("everyday.bias"),
+        lambda t, m: t.update({"everyday.bias": torch.zeros(3)}),
+        lambda t, m: m.update(coarse_threshold=float("nan")),
+        lambda t, m: m.update(coarse_threshold=0),
+        lambda t, m: m["confidence"].update(slope=float("inf")),
+        lambda t, m: t.update({"head.block.0.weight": t["head.block.0.weight"].to(torch.int8)}),
+        lambda t, m: t.update({"head.block.0.weight": t["head.block.0.weight"].to(torch.complex64)}),
+        lambda t, m: t["head.block.0.weight"].view(-1)[:1].fill_(float("nan")),
     ],
 )
 def test_another_architecture_is_refused(checkpoint, tmp_path, change):
@@ -113,6 +121,12 @@ def test_a_module_is_filled_or_left_alone(tmp_path):
     assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items())
     weights.fill(module, {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, tmp_path / "x")
     assert (module.weight == 1).all()
+
+
+def test_a_network_that_names_itself_is_known_by_its_name(checkpoint, tmp_path):
+    path = resaved(checkpoint, tmp_path / "named.safetensors", lambda t, m: m["network"].update(name="lite"))
+    assert weights.check_own(path)
+    assert Segmenter.from_preset("lite", "cpu", path).preset.name == "lite"
 
 
 def test_a_broken_lexicon_is_refused(checkpoint, tmp_path):

@@ -98,7 +98,13 @@ class ClipCam(nn.Module):
         return features
 
     def text_features(self, prompts: Sequence[str]) -> Tensor:
-        """Unit text features (P, D), each remembered by its prompt; the padding is left out."""
+        """Unit text features (P, D), each remembered by its prompt; the padding is left out.
+
+        Raises:
+            InputError: there is no prompt.
+        """
+        if not prompts:
+            raise InputError("There is no text to look for.")
         device = next(self.model.parameters()).device
         with self._alone:
             missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
@@ -182,7 +188,7 @@ class ClipCam(nn.Module):
 
         In float32, rounding shows where the attention behind the layer is extreme. To give what OpenAI's
         code and autograd give even then, scores are computed in their order: logits at the temperature,
-        one picture at a time (so that a batch equals single pictures), and their softmax.
+        one picture at a time (so that a batch equals single pictures, but for rounding), and their softmax.
 
         Args:
             features: of B pictures, from ``features``.
@@ -267,7 +273,8 @@ def chosen(targets: Sequence[int] | Tensor, pictures: int, texts: int) -> Tensor
     if not texts:
         raise InputError("There is no text to look for.")
     index = torch.as_tensor(targets).clone()
-    if index.shape != (pictures,) or not ((index >= 0) & (index < texts)).all():
+    whole = not index.is_floating_point() and index.dtype != torch.bool
+    if not whole or index.shape != (pictures,) or not ((index >= 0) & (index < texts)).all():
         raise InputError(f"Each of the {pictures} pictures needs one target, 0 to {texts - 1}.")
     return index.long()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from imrseg.coarse.lexicon import Lexicon
 from imrseg.coarse.lite import LiteCam
 from imrseg.coarse.prompts import ENSEMBLE, PAPER, VOCABULARY, contrast_with
 from imrseg.encoders import Encoder, Features, normalise
-from imrseg.errors import InputError, WeightsError
+from imrseg.errors import InputError, WeightsError, shown
 from imrseg.models.efficientnet import EfficientNetLite
 
 METHODS = ("gradcam", "similarity")
@@ -70,9 +71,13 @@ class LiteMasker:
             everyday = [tensors[weights.EVERYDAY + name].float().to(encoder.device) for name in ("weight", "bias")]
             classes = torch.cat([classifier.weight, everyday[0]])
             biases = torch.cat([classifier.bias, everyday[1]])
+            if not (0 < self.threshold <= 1 and isfinite(self._slope) and isfinite(self._offset)):
+                raise ValueError(f"its level {self.threshold} or its confidence's scale is none")
+            if len(everyday[0]) != len(everyday[1]):
+                raise ValueError(f"{len(everyday[0])} weights, {len(everyday[1])} biases")
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{checkpoint} does not hold lite's class vectors ({error!r}).") from error
-        if not len(classes) == len(biases) == self.lexicon.classes:
+        if len(classes) != self.lexicon.classes:
             raise WeightsError(f"{checkpoint} knows {len(classes)} classes; {lexicon} needs {self.lexicon.classes}.")
         self.cam = LiteCam(classes, biases).to(encoder.device)
 
@@ -102,7 +107,7 @@ class ClipSettings:
             released code does. Only to reproduce published figures: masks of long pictures are shifted.
 
     Raises:
-        InputError: an unknown method or contrast.
+        InputError: an unknown method or contrast, or another vocabulary or side than these.
     """
 
     method: str = "gradcam"
@@ -115,6 +120,11 @@ class ClipSettings:
         for name, accepted in (("method", METHODS), ("contrast", CONTRASTS)):
             if getattr(self, name) not in accepted:
                 raise InputError(f"{name} must be one of {', '.join(accepted)}, not {getattr(self, name)!r}.")
+        if not isinstance(self.vocabulary, (list, tuple)) or not all(isinstance(w, str) for w in self.vocabulary):
+            raise InputError("The vocabulary must be a list of words.")
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        if self.side is not None and (isinstance(self.side, bool) or not isinstance(self.side, int) or self.side < 1):
+            raise InputError(f"CLIP's side must be a whole number of pixels, not {shown(self.side)}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +171,7 @@ def load_clip_masker(model: str, settings: ClipSettings, device: torch.device) -
         WeightsError: its weights cannot be had.
     """
     cam, file = load_clip(model, device)
-    side = settings.side or cam.side
+    side = cam.side if settings.side is None else settings.side
     if side % cam.stride or not cam.stride <= side <= 1024:
         raise InputError(f"CLIP {model} takes sides divisible by {cam.stride}, up to 1024 pixels, not {side}.")
 

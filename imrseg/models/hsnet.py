@@ -295,15 +295,15 @@ class IMRHSNet(nn.Module):
         check_fit(given, authors_shapes(self), f"These are not the weights of IMR-HSNet on {self.name}")
         self.load_state_dict(from_authors(given, self))
 
+    def takes(self, side: int) -> bool:
+        """Whether a picture may have a side of so many pixels: of others the levels' strides end at unlike positions."""
+        return side == SIDE or (not self.settings["authors_compatible"] and side % COARSEST == 0)
+
     def _check_sizes(self, query: Tensor, support: Tensor) -> None:
-        learned_start = self.settings["authors_compatible"]
         for side in (*query.shape[-2:], *support.shape[-2:]):
-            # Of other sizes the three levels' strides would not end at the same positions.
-            if side != SIDE and (learned_start or side % COARSEST):
-                raise InputError(
-                    f"IMR-HSNet takes pictures of {SIDE} x {SIDE}"
-                    f"{'' if learned_start else f' or sides of a multiple of {COARSEST}'}, not of side {side}."
-                )
+            if not self.takes(side):
+                others = "" if self.settings["authors_compatible"] else f" or sides of a multiple of {COARSEST}"
+                raise InputError(f"IMR-HSNet takes pictures of {SIDE} x {SIDE}{others}, not of side {side}.")
         if query.shape != support.shape:
             raise InputError(
                 f"Query and support must have the same shape, not {tuple(query.shape)} and {tuple(support.shape)}."

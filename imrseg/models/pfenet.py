@@ -262,6 +262,10 @@ class IMRPFENet(nn.Module):
         self.backbone.fuse()
         return self
 
+    def takes(self, side: int) -> bool:
+        """Whether a picture may have a side of so many pixels."""
+        return side % STRIDE == 1
+
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Features:
         """ImageNet-normalised pictures (B, 3, 8m + 1, 8n + 1) -> features at m + 1 by n + 1 positions.
@@ -272,7 +276,7 @@ class IMRPFENet(nn.Module):
             InputError: pictures of another size.
         """
         for side in pictures.shape[-2:]:
-            if side % STRIDE != 1:
+            if not self.takes(side):
                 raise InputError(
                     f"IMR-PFENet takes pictures of {SIDE} x {SIDE}, or with sides of a multiple of {STRIDE}"
                     f" plus one, not of side {side}."

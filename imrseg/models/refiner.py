@@ -167,6 +167,14 @@ def tensors(of: Any) -> Iterator[Tensor]:
         yield from tensors(list(vars(of).values()))
 
 
+def held(of: Any) -> int:
+    """Bytes of memory that ``tensors`` keep from being used again: parts of one tensor keep all of it."""
+    storages = {}
+    for tensor in tensors(of):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
 def mapped(of: Structure, change: Callable[[Tensor], Tensor]) -> Structure:
     """The same structure with each of its ``tensors`` changed."""
     out: Any = of

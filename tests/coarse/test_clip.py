@@ -198,7 +198,7 @@ def test_similarity_is_the_poolings_own_projection(images):
 
 
 def test_bad_targets_are_refused(cam, images):
-    for targets in ([0], [0, 3], [0, -1]):
+    for targets in ([0], [0, 3], [0, -1], [0.7, 1.9], [True, False]):
         with pytest.raises(InputError, match="0 to 2"):
             cam.maps(images, PROMPTS, targets)
     with pytest.raises(InputError, match="no text"):

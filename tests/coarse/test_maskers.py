@@ -125,3 +125,10 @@ def test_unknown_settings_are_refused():
         ClipSettings(method="attention")
     with pytest.raises(InputError, match="softmax, cosine"):
         ClipSettings(contrast="sigmoid")
+    for side in ("448", 0, -32, 448.0, True):
+        with pytest.raises(InputError, match="side must be a whole number"):
+            ClipSettings(side=side)
+    for vocabulary in ("dog", None, [3]):
+        with pytest.raises(InputError, match="list of words"):
+            ClipSettings(vocabulary=vocabulary)
+    assert ClipSettings(vocabulary=["dog"]).vocabulary == ("dog",)
