@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -17,7 +20,22 @@ from imrseg import __version__
 from imrseg.errors import InputError, WeightsError, shown
 from imrseg.presets import list_presets
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic"}
+SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".gif",
+    ".jp2",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jfif",
+    ".jpe",
+}
 DEVICES = "auto, cpu, cuda, cuda:1 or mps"
 
 
@@ -32,6 +50,8 @@ class Parser(argparse.ArgumentParser):
 def say(words: str, file: TextIO | None = None) -> None:
     """Print; characters of labels and file names that would steer a terminal, or that it lacks, become escapes."""
     file = file or sys.stdout
+    if file is None:  # a service without a terminal
+        return
     kept = (c if c.isprintable() or c in "\n\u200c\u200d" else c.encode("unicode_escape").decode() for c in words)
     encoding = file.encoding or "utf-8"
     print("".join(kept).encode(encoding, "backslashreplace").decode(encoding), file=file)
@@ -52,13 +72,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0, or 2 for bad input, with one line on stderr."""
     args = parser().parse_args(argv)
     try:
-        args.run(args)
+        with ended_cleanly():
+            args.run(args)
+    except BrokenPipeError:  # whoever read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (InputError, WeightsError, OSError) as error:
         say(f"imrseg: {' '.join(str(error).split())}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+@contextmanager
+def ended_cleanly() -> Iterator[None]:
+    """Whoever asks the process to end lets it clean up, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
     c = command(commands, "segment", segment, "masks of a label in pictures, as files")
-    c.add_argument("--query", type=Path, nargs="+", required=True, metavar="FILE|FOLDER", help="pictures to segment")
+    c.add_argument("--query", type=Path, nargs="+", action="extend", required=True, metavar="FILE|FOLDER",
+                   help="pictures to segment")  # fmt: skip
     c.add_argument("--support", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
                    help="pictures that show the same thing; none: zero-shot")  # fmt: skip
     c.add_argument("--label", action="append", required=True, help="what to look for; may be given again")
@@ -249,10 +287,12 @@ def segment(args: argparse.Namespace) -> None:
     from imrseg.images import open_picture, open_pictures
     from imrseg.run import check_label
 
-    if args.zip:
-        export.check_target(args.zip)
-    queries = [file for given in args.query for file in pictures_in(given)]
+    queries = list({file.resolve(): file for given in args.query for file in pictures_in(given)}.values())
     labels = list(dict.fromkeys(map(check_label, args.label)))
+    sources = [*queries, *args.support]
+    if args.zip:
+        export.check_target(args.zip, sources)
+    export.home_of(args.out)
     supports = open_pictures(args.support)
     for query in queries:  # a broken picture among many is better known now than an hour later
         open_picture(query)
@@ -267,14 +307,20 @@ def segment(args: argparse.Namespace) -> None:
             founds.append(bundle.Found.of(result, query, args.support))
         return export.write_result(result, out, query=picture, supports=supports, segmenter=segmenter)
 
-    jobs = [(query, label) for query in queries for label in labels]
+    jobs: dict[str, tuple[Path, str]] = {}  # by their folders
+    for query in queries:
+        for label in labels:
+            jobs[bundle.safe_name(f"{query.stem}_{label}", jobs)] = query, label
     if len(jobs) == 1:
-        records = {"": one(*jobs[0], args.out)}
+        jobs = {"": next(iter(jobs.values()))}
+    for name in jobs:
+        export.check_apart(args.out / name, sources)
+    if "" in jobs:
+        records = {"": one(*jobs[""], args.out)}
     else:
         records = {}
         with export.staged(args.out) as folder:
-            for query, label in tqdm(jobs, desc="segment", unit="result"):
-                name = bundle.safe_name(f"{query.stem}_{label}", records)
+            for name, (query, label) in tqdm(jobs.items(), desc="segment", unit="result"):
                 records[name] = one(query, label, folder / name)
             export.write_json(folder / "manifest.json", manifest(records, segmenter))
     if args.zip:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from imrseg import locks
 from imrseg.errors import InputError
 from imrseg.images import ImageSource, open_picture
 from imrseg.postprocess import iou
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from imrseg.segmenter import Segmenter
 
 MASK_NAME = re.compile(r"(query|support\d+)_step\d+\.png")
+PANEL = "panel.png"
 
 
 def write_result(
@@ -54,10 +56,12 @@ def write_result(
         run; paths in it are relative to ``out``.
 
     Raises:
-        InputError: ``out`` cannot be a folder, or cannot be written.
+        InputError: ``out`` cannot be a folder, or cannot be written; a picture is one of the files that would be
+            replaced.
     """
     from imrseg import visualize
 
+    check_apart(out, [query, *supports])
     opened = open_picture(query)
     pictures = [open_picture(s) for s in supports]
     with staged(out) as folder:
@@ -83,7 +87,7 @@ def write_result(
         picture = visualize.panel(
             opened.pixels, [p.pixels for p in pictures], result.steps, result.threshold, result.label
         )
-        (folder / "panel.png").write_bytes(encode_picture(picture))
+        (folder / PANEL).write_bytes(encode_picture(picture))
         record = {
             "label": result.label,
             "query": opened.name,
@@ -96,7 +100,7 @@ def write_result(
             "confidence": result.confidence,
             "warnings": result.warnings,
             "steps": steps,
-            "panel": "panel.png",
+            "panel": PANEL,
             "seconds": result.seconds,
         }
         write_json(folder / "result.json", record)
@@ -127,9 +131,7 @@ def staged(out: Path) -> Iterator[Path]:
     """
     out = Path(out).absolute()
     with writing(out):
-        home = next(p for p in (out, *out.parents) if p.exists())
-        if not home.is_dir():
-            raise InputError(f"“{home}” is a file; the results need a folder.")
+        home = home_of(out)
         folder = home / f".imrseg-{uuid.uuid4().hex}"
         folder.mkdir()
         try:
@@ -137,6 +139,31 @@ def staged(out: Path) -> Iterator[Path]:
             _move(folder, out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def home_of(out: Path) -> Path:
+    """The nearest folder there is, ``out`` itself or above it.
+
+    Raises:
+        InputError: there is a file in its place, or a link that leads nowhere.
+    """
+    home = next(p for p in (out, *out.absolute().parents) if p.exists() or p.is_symlink())
+    if not home.is_dir():
+        what = "is a file" if home.exists() else "is a link that leads nowhere"
+        raise InputError(f"“{home}” {what}; the results need a folder.")
+    return home
+
+
+def check_apart(out: Path, sources: Sequence[ImageSource]) -> None:
+    """See that results in ``out`` will replace none of the pictures that they are of.
+
+    Raises:
+        InputError: a picture lies there, under the name of a result.
+    """
+    for source in sources:
+        path = Path(source).resolve() if isinstance(source, (str, Path)) else Path()
+        if path.parent == out.resolve() and (path.name == PANEL or MASK_NAME.fullmatch(path.name)):
+            raise InputError(f"“{path}” is one of the pictures, and a result would replace it. Choose another folder.")
 
 
 @contextmanager
@@ -153,8 +180,11 @@ def writing(out: Path) -> Iterator[None]:
         raise InputError(f"“{out}” cannot be written ({why}). Make room there, or choose another place.") from error
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, sources: Sequence[Path] = ()) -> None:
     """See that a file can be written there, before hours of work for it; nothing is left behind.
+
+    Args:
+        sources: files that it is made of, and must not replace.
 
     Raises:
         InputError: it cannot.
@@ -162,6 +192,10 @@ def check_target(path: Path) -> None:
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            raise InputError(f"“{path}” is a device or a pipe. Give the path of a file.")
+        if path.exists() and any(source.exists() and source.samefile(path) for source in sources):
+            raise InputError(f"“{path}” is one of the pictures, and would be replaced. Choose another name.")
         with tempfile.TemporaryFile(dir=next(p for p in path.absolute().parents if p.exists())):
             pass
 
@@ -169,9 +203,23 @@ def check_target(path: Path) -> None:
 def _move(folder: Path, out: Path) -> None:
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(out)
-        return
+        try:
+            folder.rename(out)
+            return
+        except OSError:
+            if not out.is_dir():  # else another process was first
+                raise
+    with locks.holding(out):
+        _merge(folder, out)
+
+
+def _merge(folder: Path, out: Path) -> None:
+    """Files of ``folder`` into ``out``. Nothing is touched before every place has been seen to be free for them."""
     files = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
+    for file in files:
+        home_of((out / file).parent)
+        if (out / file).is_dir():
+            raise InputError(f"“{out / file}” is a folder, where a file of the results goes.")
     for file in files:  # from now on until the end there is none, so that none speaks of another result's masks
         if file.suffix == ".json":
             (out / file).unlink(missing_ok=True)

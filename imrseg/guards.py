@@ -94,3 +94,13 @@ def _costly_tiff(file: BinaryIO) -> bool:
         if length > MAX_NUMBERS and kind not in TIFF_TEXT:
             return True
     return held > size + 8 * entries
+
+
+def bits_of_jp2(file: BinaryIO) -> int:
+    """Bits of the first channel of a JPEG 2000; of colours of more than 8 Pillow makes black of white. Its place is kept."""
+    place = file.tell()
+    file.seek(0)
+    start = file.read(2**20)  # boxes of profiles come before it
+    file.seek(place)
+    sizes = start.find(b"\xff\x4f\xff\x51")  # begins the codestream, with the segment of its sizes
+    return (start[sizes + 42] & 0x7F) + 1 if 0 <= sizes < len(start) - 42 else 0

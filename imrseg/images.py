@@ -29,7 +29,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from imrseg.errors import InputError
-from imrseg.guards import MAX_EXIF, check_file
+from imrseg.guards import MAX_EXIF, bits_of_jp2, check_file
 
 ImageSource: TypeAlias = "str | Path | Image.Image | np.ndarray | Picture"
 
@@ -39,6 +39,8 @@ MAX_SIDE = 100_000  # pixels: what the exports can hold
 MAX_PROFILE = 8 * 2**20  # bytes of a colour profile
 REMEMBERED = 32 * 2**20  # bytes of pictures that are kept, and of the largest file that is looked up among them
 WORKING_SIDE = 1280  # longer side of the pixels that are kept: enough for networks and the screen
+DARK = 32  # of 255: no brighter is a picture of 12 bits in 16
+OVERSHOOT = 0.1  # by which fractions may be beyond 0 to 1: resampling leaves them there
 LEAST_SHARE = 3 / 4  # of that side, which will do where a JPEG decodes to fewer pixels in less time
 ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000 or AVIF"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")  # Pillow's others may run programs
@@ -116,7 +118,7 @@ def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Pictur
     """Read a picture from a path, a PIL image or an array (H, W), (H, W, 3) or (H, W, 4) of any real numbers.
 
     EXIF orientation is applied; colours become sRGB, 8 bits each; transparency is laid on white; of an
-    animation the first frame is taken. ``docs/inputs.md`` says what becomes of each kind of file and array.
+    animation the first frame is taken, of a PIL image that at which it stands. ``docs/inputs.md`` says what becomes of each kind of file and array.
     Pictures of files at the usual ``side`` are remembered for a while.
 
     Args:
@@ -176,6 +178,8 @@ def _open(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
 def _decode(file: BinaryIO, name: str, side: int | None) -> Picture:
     check_file(file, name)
     with Image.open(file, formats=_formats(file, name)) as image:
+        if image.format == "JPEG2000" and len(image.getbands()) > 1 and bits_of_jp2(file) > 8:
+            raise InputError(f"“{name}” has more than 8 bits a colour, as JPEG 2000. Save it as PNG or TIFF.")
         return _finish(image, name, side, [], draft=True)
 
 
@@ -249,15 +253,21 @@ def _check_size(width: int, height: int, name: str) -> None:
 def _finish(image: Image.Image, name: str, side: int | None, notes: list[str], draft: bool = False) -> Picture:
     _check_size(*image.size, name)
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG with a preview inside
-        many = "has several pages; its first page" if image.format == "TIFF" else "is animated; its first frame"
-        notes.append(f"“{name}” {many} was used.")
+        many, one = ("has several pages", "page") if image.format == "TIFF" else ("is animated", "frame")
+        at = image.tell()  # a caller's image may stand anywhere
+        notes.append(f"“{name}” {many}; its {'first ' if at == 0 else ''}{one}{f' {at + 1}' if at else ''} was used.")
     width, height = image.size
+    deep = any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ()))  # of colours Pillow keeps 8 bits
     # Of files alone: a caller's image would be shrunk for good.
     drafted = _draft(image, side) if draft and side is not None else None
     image.load()
     if drafted is None:  # a TIFF has turned itself upright
         width, height = image.size
-    orientation, profile = _orientation(image), image.info.get("icc_profile")
+    orientation, profile = _orientation(image), image.info.get("icc_profile") if image.mode != "LAB" else None
+    if deep and image.mode in ("RGB", "RGBA") and np.asarray(image)[..., :3].max() < DARK:
+        notes.append(
+            f"“{name}” uses few of its values: of its 16 bits a colour the highest 8 were used, which leaves it very dark."
+        )
     image = _eight_bit(image, name, notes)
     if side is not None and max(image.size) > side:
         scale = side / max(image.size)
@@ -306,8 +316,8 @@ def _eight_bit(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
 def _to_bytes(values: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     """Finite numbers of any type as brightness, uint8 of the same shape.
 
-    From 0 to 255 they stay as they are, fractions from 0 to 1 are 0 to 255, whole numbers to 65535 lose
-    their lowest bits, others are stretched from the lowest to the highest.
+    From 0 to 255 they stay as they are, fractions from 0 to 1, or a little beyond, are 0 to 255, whole numbers to
+    65535 lose their lowest bits, others are stretched from the lowest to the highest.
     """
     if values.dtype == np.uint8:
         return values
@@ -318,14 +328,19 @@ def _to_bytes(values: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         bits = int(high).bit_length()
         notes.append(f"“{name}” has {bits} bits a channel; the highest 8 were used.")
         return (values >> (bits - 8)).astype(np.uint8)
-    if low >= 0 and high <= 255:
+    if not whole and (low < 0 or high > 1) and low >= -OVERSHOOT and 0.5 <= high <= 1 + OVERSHOOT:
+        if low < -0.001 or high > 1.001:
+            notes.append(f"“{name}” has values from {low:g} to {high:g}; they were cut to 0 to 1, black to white.")
+        half_low, half_span = 0.0, 0.5
+    elif low >= 0 and high <= 255:
         half_low, half_span = 0.0, 127.5 if whole or high > 1 else 0.5
     else:
         notes.append(f"“{name}” has values from {low:g} to {high:g}; they were stretched to 0 to 255.")
         half_low, half_span = float(low) / 2, float(high) / 2 - float(low) / 2  # the whole span may overflow
     out = np.empty(values.shape, np.uint8)
     for row, line in zip(out, values, strict=True):  # all at once would take many times the memory
-        row[...] = np.rint((line.astype(np.float64) / 2 - half_low) * (255 / max(half_span, 1e-300)))
+        stretched = np.rint((line.astype(np.float64) / 2 - half_low) * (255 / max(half_span, 1e-300)))
+        row[...] = np.clip(stretched, 0, 255)
     return out
 
 

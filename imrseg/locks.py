@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
@@ -18,3 +21,20 @@ def alone(path: Path, wait: str) -> AcquireReturnProxy:
     except Timeout:
         log.warning(wait)
         return lock.acquire()
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold a folder against others who ask for it so, without a file for it; where the system cannot, nothing is held."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some disks of other machines
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -59,7 +59,7 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
                 if path.is_dir() and not isinstance(error, OSError):
                     log.warning("%s is not a result of evaluate and is passed over.", file)  # a folder may hold others
                     continue
-                raise InputError(f"{file} is not a result of evaluate ({error!r}).") from None
+                raise InputError(f"{file} is not a result of evaluate ({type(error).__name__}: {error}).") from None
     return [result for found in results.values() for result in found]
 
 

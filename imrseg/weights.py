@@ -167,6 +167,8 @@ def outline(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path, device: str) -> dict[str, Tensor]:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise WeightsError(f"{path} is a device or a pipe. Give the path of a file of weights.")
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -417,3 +417,73 @@ def test_as_a_program(files, tmp_path):
     done = subprocess.run([*command, *words, tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert {"query_step0.png", "query_step1.png", "panel.png", "result.json"} == names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["panel.png", "query_step0.png", "support12_step3.png"])
+def test_no_result_replaces_a_picture_that_it_is_of(main, save, cat, tmp_path, name):
+    path = save(cat, f"here/{name}")
+    before = path.read_bytes()
+    for extra in ((), ("--support", path)):
+        status, _, err = main("segment", "--query", save(cat, "q.png") if extra else path, *extra, "--label", "cat",
+                              "--steps", 0, "--out", path.parent)  # fmt: skip
+        assert status == 2
+        assert "a result would replace it" in err
+    status, _, err = main("segment", "--query", path, "--label", "cat", "--out", tmp_path / "o", "--zip", path)
+    assert (status, "would be replaced" in err) == (2, True)
+    assert path.read_bytes() == before
+    assert names(path.parent) == {name}
+
+
+def test_queries_may_be_given_one_by_one_and_count_once(main, files, tmp_path):
+    status, _, _ = main("segment", "--query", files["query"], "--query", files["other"], files["query"], "--label",
+                        "cat", "--steps", 0, "--out", tmp_path / "out")  # fmt: skip
+    assert status == 0
+    assert names(tmp_path / "out") == {"tom_cat", "cup_cat", "manifest.json"}
+
+
+def test_where_no_folder_can_be_nothing_is_computed(main, files, tmp_path, segmenter, monkeypatch):
+    monkeypatch.setattr(Segmenter, "segment", lambda *_, **__: pytest.fail("computed"))
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    for out, said in (("link", "leads nowhere"), ("file", "is a file"), ("file/deep", "is a file")):
+        status, _, err = main("segment", "--query", files["query"], "--label", "cat", "--out", tmp_path / out)
+        assert (status, said in err) == (2, True)
+    os.mkfifo(tmp_path / "pipe")
+    status, _, err = main("segment", "--query", files["query"], "--label", "cat", "--out", tmp_path / "o", "--zip",
+                          tmp_path / "pipe")  # fmt: skip
+    assert (status, "is a device or a pipe" in err) == (2, True)
+
+
+def test_without_a_terminal_and_with_a_reader_that_has_gone():
+    run = [sys.executable, "-m", "imrseg", "weights", "list"]
+    for words in ([*run], ["sh", "-c", '"$@" | true', "sh", *run]):
+        closed = words is not run and words[0] != "sh"
+        done = subprocess.run(
+            ["sh", "-c", '"$@" >&-', "sh", *words] if closed else words,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert "Broken pipe" not in done.stderr
+        assert done.returncode == 0
+
+
+def test_who_is_asked_to_end_leaves_nothing_half_written(files, tmp_path):
+    """SIGTERM, as a service sends it, in the middle of the work."""
+    words = ["--query", str(files["query"]), str(files["other"]), "--label", "cat", "--out", str(tmp_path / "out")]
+    program = (
+        "import os, signal, sys; from imrseg import cli; from imrseg.segmenter import Segmenter\n"
+        "Segmenter.segment = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"sys.exit(cli.main(['segment', *{words!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + 15, done.stderr
+    assert names(tmp_path) == {"in", "s"}
+
+
+def test_a_file_that_is_no_text_is_no_result(main, files):
+    status, _, err = main("tables", files["query"])
+    assert status == 2
+    assert len(err) < 500

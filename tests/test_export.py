@@ -219,3 +219,65 @@ def test_a_limit_of_the_system_is_said_in_a_sentence(run, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_taken_costs_nothing_of_an_earlier_result(run, tmp_path):
+    result, rest = run
+    out = tmp_path / "out"
+    export.write_result(result, out, **rest)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    (out / "panel.png").unlink()
+    (out / "panel.png").mkdir()
+    with pytest.raises(InputError, match=r"panel\.png” is a folder"):
+        export.write_result(result, out, **rest)
+    (out / "panel.png").rmdir()
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {n: b for n, b in before.items() if n != "panel.png"}
+    (out / "b").touch()
+
+    def many() -> None:
+        with export.staged(out) as folder:
+            (folder / "b").mkdir()
+            (folder / "b/result.json").touch()
+            (folder / "manifest.json").touch()
+
+    with pytest.raises(InputError, match="b” is a file"):
+        many()
+    assert (out / "result.json").read_bytes() == before["result.json"]
+
+
+def test_a_picture_is_not_replaced_by_a_result_of_it(run, tmp_path, cat):
+    result, rest = run
+    Image.fromarray(cat).save(tmp_path / "panel.png")
+    for pictures in ({"query": tmp_path / "panel.png"}, {"supports": [str(tmp_path / "panel.png")]}):
+        with pytest.raises(InputError, match=r"panel\.png” is one of the pictures"):
+            export.write_result(result, tmp_path, **(rest | pictures))
+
+
+def test_whoever_comes_second_waits_and_writes_all_of_it(tmp_path, monkeypatch):
+    """Another process makes the folder in the moment before it is made here, and writes into it."""
+    out, rename = tmp_path / "out", Path.rename
+
+    def late(folder: Path, target: Path) -> Path:
+        out.mkdir()
+        (out / "a").write_text("theirs")
+        (out / "c").write_text("theirs")
+        return rename(folder, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    with export.staged(out) as folder:
+        for name in ("a", "b"):
+            (folder / name).write_text("ours")
+    assert {p.name: p.read_text() for p in out.iterdir()} == {"a": "ours", "b": "ours", "c": "theirs"}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_is_held_against_another_process(tmp_path):
+    from imrseg import locks
+
+    fcntl = pytest.importorskip("fcntl")
+    with locks.holding(tmp_path):
+        handle = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(handle)

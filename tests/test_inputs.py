@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from imrseg import InputError, images
 from imrseg.images import UPRIGHT, Picture, open_picture
@@ -195,6 +196,33 @@ def _(folder: Path) -> Cases:
     yield Case(written(folder, "deep.png", png(32, 24, lines, bits=16)), PIXELS)
 
 
+def twelve(folder: Path, suffix: str) -> Path:
+    cv2.imwrite(str(folder / f"twelve.{suffix}"), PIXELS[..., ::-1].astype(np.uint16) * 16)
+    return folder / f"twelve.{suffix}"
+
+
+@case("12 bits in 16, colour")
+def _(folder: Path) -> Cases:
+    for suffix in ("png", "tif"):
+        yield Case(twelve(folder, suffix), PIXELS // 16)
+
+
+@case("16-bit colour, JPEG 2000")
+def _(folder: Path) -> Cases:
+    large = cv2.resize(PIXELS, None, fx=8, fy=8).astype(np.uint16) * 257  # of smaller ones OpenCV writes none
+    cv2.imwrite(str(folder / "deep.jp2"), large)
+    yield Case(folder / "deep.jp2")
+
+
+@case("LAB")
+def _(folder: Path) -> Cases:
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(PIXELS), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    yield Case(lab, PIXELS, 32)
+    yield Case(saved(folder, lab, "lab.tif"), PIXELS, 32)  # the corners are beyond what 8 bits of LAB hold
+
+
 def tiff(values: np.ndarray, order: str = "<", **changes: tuple[int, int, int]) -> bytes:
     """A TIFF of one strip of grey values; ``changes`` are entries (type, count, value) by tag, as t273=..."""
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
@@ -216,6 +244,15 @@ def _(folder: Path) -> Cases:
     yield Case(written(folder, "f.tif", tiff(np.float32(GREY / 255))), GREY3)
     yield Case(written(folder, "f.tif", tiff(np.float32(GREY / 255), ">")), GREY3)
     yield Case(saved(folder, np.float32(GREY / 255), "pil.tif"), GREY3)
+
+
+@case("32-bit float TIFF to a little more than 1")
+def _(folder: Path) -> Cases:
+    values = np.float32(GREY / 255)
+    values[0, 0] = 1.02
+    looks = GREY3.copy()
+    looks[0, 0] = 255
+    yield Case(written(folder, "f.tif", tiff(values)), looks)
 
 
 @case("32-bit float TIFF of other values")
@@ -251,6 +288,14 @@ def _(folder: Path) -> Cases:
         frames = [Image.fromarray(255 - GREY3)] * 2
         path = saved(folder, GREY3, f"a.{suffix}", save_all=True, append_images=frames, lossless=True)
         yield Case(path, GREY3, 8)
+
+
+@case("PIL image that stands at another frame")
+def _(folder: Path) -> Cases:
+    frames = [Image.fromarray(255 - GREY3), Image.fromarray(GREY3)]
+    image = Image.open(saved(folder, PIXELS, "a.gif", save_all=True, append_images=frames))
+    image.seek(2)
+    yield Case(image, GREY3, 8)
 
 
 @case("JPEG 2000")
@@ -561,6 +606,22 @@ def _(folder: Path) -> Cases:
 def _(folder: Path) -> Cases:
     for kind in FRACTIONS:
         yield Case((PIXELS / 255).astype(kind), PIXELS)
+
+
+@case("Array of fractions from 0 to 1 with rounding beyond")
+def _(folder: Path) -> Cases:
+    for scale in (1.0000002, 1.0005):
+        values = PIXELS / PIXELS.max() * scale
+        yield Case(values.astype(np.float32), np.rint(255.0 * PIXELS / PIXELS.max()), 1)
+    yield Case(PIXELS / 255 - 1e-9, PIXELS)
+
+
+@case("Array of fractions a tenth beyond 0 to 1")
+def _(folder: Path) -> Cases:
+    values = np.clip(PIXELS / 255, 0.01, 0.99)
+    values[0, 0], values[0, 1] = -0.1, 1.1
+    looks = np.rint(values.clip(0, 1) * 255)
+    yield Case(values, looks)
 
 
 @case("Array of fractions from 0 to 255, any type")
