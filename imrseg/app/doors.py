@@ -35,10 +35,13 @@ MB = 10**6
 MAX_FILE = 100 * MB  # bytes of one uploaded file
 MAX_UPLOAD = 400 * MB  # of all files of one upload
 MAX_BODY = 100 * MB  # of any other request: pictures within JSON
+SEPARATORS = (b"[", b"{", b",", b":")
+MAX_PARTS = 200_000  # separators in JSON: a short body of many parts would take seconds and gigabytes to read
 MAX_UPLOADS = 5000  # files of all visitors that are kept at a time
 SPARE_DISK = 1000 * MB  # that uploads leave free
 WRONG_LOGIN = 1.0  # seconds that a wrong password costs, one at a time
 STOPPING = "The server is stopping. Please try again in a minute."
+TOO_MANY = "The request has too many parts."
 NOT_UNDERSTOOD = "The request cannot be understood. The page at /?view=api says what is accepted."
 
 log = logging.getLogger(__name__)
@@ -64,7 +67,7 @@ class Doors:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path, headers = scope["path"], Headers(scope=scope)
+        path, headers = path_of(scope), Headers(scope=scope)
         upload = path.startswith(f"{API}/upload")
         refused = refusal(scope["method"], path, headers, self.page) or (
             full(self.page) if upload and scope["method"] == "POST" else None
@@ -72,22 +75,29 @@ class Doors:
         if refused:
             status, words = refused
             more = {"WWW-Authenticate": "Basic"} if status == 401 else {}
+            if status == 401 and "authorization" in headers:
+                await self.wrong_password()
             await JSONResponse({"detail": words, "error": words}, status, more)(scope, receive, send)
             return
         most = MAX_UPLOAD if upload else MAX_BODY
-        taken, answering, failed = 0, False, ""
+        files = headers.get("content-type", "").startswith("multipart/form-data")  # else Gradio reads it as JSON
+        taken, parts, answering, failed = 0, 0, False, ""
 
         async def counted() -> Message:
-            nonlocal taken
+            nonlocal taken, parts
             message = await receive()
-            taken += len(message.get("body", b""))
+            body = message.get("body", b"")
+            taken += len(body)
+            parts += 0 if files else sum(map(body.count, SEPARATORS))
             if taken > most:
                 raise ValueError(too_long(most))
+            if parts > MAX_PARTS:
+                raise ValueError(TOO_MANY)
             return message
 
         async def closed(message: Message) -> None:
             nonlocal answering
-            if message["type"] == "http.response.start" and taken <= most:
+            if message["type"] == "http.response.start" and taken <= most and parts <= MAX_PARTS:
                 kept = MutableHeaders(scope=message)
                 if message["status"] == 500 and kept.get("content-type", "").startswith("text/plain"):
                     return  # it only says that there was an error
@@ -97,8 +107,7 @@ class Doors:
                 kept["X-Content-Type-Options"] = "nosniff"
                 kept["Referrer-Policy"] = "same-origin"
                 if path.startswith("/login") and message["status"] == 400:
-                    async with self.wrong:
-                        await asyncio.sleep(WRONG_LOGIN)
+                    await self.wrong_password()
             if answering:
                 await send(message)
 
@@ -109,9 +118,22 @@ class Doors:
                 raise
             failed = type(error).__name__
         if not answering:
-            status, words = (413, too_long(most)) if taken > most else (400, NOT_UNDERSTOOD)
+            status, words = 400, NOT_UNDERSTOOD
+            if taken > most or parts > MAX_PARTS:
+                status, words = 413, too_long(most) if taken > most else TOO_MANY
             log.warning("a request to %r was refused: %s %s", path, words, failed)
             await JSONResponse({"detail": words, "error": words}, status)(scope, receive, send)
+
+    async def wrong_password(self) -> None:
+        """Make a wrong password cost time, one at a time."""
+        async with self.wrong:
+            await asyncio.sleep(WRONG_LOGIN)
+
+
+def path_of(scope: Scope) -> str:
+    """The path that routes are found by: without what a proxy puts before it (``GRADIO_ROOT_PATH``)."""
+    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path
 
 
 def too_long(most: int) -> str:
@@ -143,7 +165,10 @@ def own(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return True
-    site = urlsplit(origin)
+    try:
+        site = urlsplit(origin)
+    except ValueError:
+        return False
     hosts = [host for name in ("host", "x-forwarded-host") for host in headers.get(name, "").split(",")]
     hosts.append(os.environ.get("SPACE_HOST", ""))  # a Hugging Face Space's own name, whatever its proxy passes on
     # A proxy may have taken the port away.
@@ -184,7 +209,7 @@ def users_of(path: Path | None) -> list[tuple[str, str]]:
     else:
         where = f"The file {path}"
         try:
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")
             if path.stat().st_mode & 0o077:
                 log.warning("Others on this machine can read %s: chmod 600", path)
         except (OSError, ValueError):

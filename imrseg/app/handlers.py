@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -535,7 +536,7 @@ class Handlers:
         for name, component in zip(self.settings_names(), self.page.inputs.settings(), strict=True):
             value: Any = given.get(name)
             if isinstance(component, gr.Slider):
-                ok = str(value).isascii() and str(value).isdigit() and int(value) <= component.maximum
+                ok = re.fullmatch("[0-9]{1,3}", str(value)) is not None and int(value) <= component.maximum
                 value = int(value) if ok else None
             elif isinstance(component, (gr.Dropdown, gr.Radio)):
                 value = value if value in [choice for _, choice in component.choices] else None

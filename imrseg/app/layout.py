@@ -13,6 +13,7 @@ from imrseg.app.doors import MAX_FILE
 from imrseg.app.downloads import EVERYTHING, FORMATS
 from imrseg.app.examples import example_cards, list_examples
 from imrseg.app.models import OWN, Models
+from imrseg.app.painting import bounded
 from imrseg.presets import get_preset
 from imrseg.run import MAX_LABEL
 
@@ -258,11 +259,11 @@ def _lay_out_stage(steps: int) -> dict[str, Any]:
                 info="From the coarse mask, marks help most.", elem_id="correct-from",
             )  # fmt: skip
             begin = gr.Button("Paint on the step shown", size="sm", elem_id="begin")
-        editor = gr.ImageEditor(
+        editor = bounded(gr.ImageEditor(
             label="Green: this is it. Red: this is not.", type="numpy", sources=[], transforms=[], layers=False,
             brush=gr.Brush(default_size=18, colors=[IS, IS_NOT], default_color=IS, color_mode="fixed"),
             eraser=gr.Eraser(default_size=18), buttons=[], height=420, elem_id="editor",
-        )  # fmt: skip
+        ))  # fmt: skip
         refine = gr.Button("Refine on from here", variant="primary", elem_id="refine")
     with gr.Accordion("Compare two steps", open=False, elem_id="compare") as compare_panel:
         with gr.Row():

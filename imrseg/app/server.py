@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +28,7 @@ from imrseg.app.doors import STOPPING
 from imrseg.app.gpu import on_zero_gpu
 from imrseg.app.handlers import build_app
 from imrseg.app.layout import APPEARANCE, KEEP
+from imrseg.app.sessions import Session
 from imrseg.models import memory
 from imrseg.segmenter import Segmenter
 
@@ -57,8 +59,8 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
-    stop_at_signals()
-    with private_folder() as folder:
+    with suppress(Stopped), private_folder() as folder:
+        stop_at_signals()
         app = build_app(segmenter)
         ahead = not on_zero_gpu()  # there, a GPU is lent to visitors alone
         with every(SWEEP, partial(forget, app, folder, KEEP)):
@@ -66,17 +68,28 @@ def serve(
                 if ahead:  # once a browser on the same machine loads the page, this takes ten times as long
                     app.handlers.prepare_examples(1)
                 app.launch(
-                    server_name=host, server_port=port, share=share, mcp_server=mcp, auth=list(users) or None,
+                    server_name=host, server_port=port, share=share, mcp_server=mcp,
+                    auth=with_own_client(users) if users and mcp else list(users) or None,
                     prevent_thread_lock=True, **APPEARANCE,
                 )  # fmt: skip
                 if ahead:
                     time.sleep(SETTLE)
                     app.handlers.prepare_examples()
                 app.block_thread()
-            except Stopped:
-                pass
             finally:
                 close(app)
+
+
+def with_own_client(users: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The users, and one more whose password only this process has: a tool's call comes back to us as a visitor's.
+
+    Gradio 6.31 runs MCP's tools by a client of its own, for which it knows no password.
+    """
+    import gradio.mcp
+
+    own = f"mcp-{secrets.token_hex(8)}", secrets.token_urlsafe(32)
+    gradio.mcp.Client = partial(gradio.mcp.Client, auth=own)
+    return [*users, own]
 
 
 class Folder:
@@ -118,9 +131,14 @@ def private_folder() -> Iterator[Folder]:
     Names of files have a secret in them, new with every start: who does not have a file cannot name it.
     """
     above = os.environ.get("GRADIO_TEMP_DIR")
+    if above is not None:
+        os.makedirs(above, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="imrseg-", dir=above, ignore_cleanup_errors=True) as path:
         os.environ["GRADIO_TEMP_DIR"] = path
         processing_utils.hash_seed = secrets.token_bytes(32)
+        for module in [module for name, module in sys.modules.items() if name.startswith("gradio.")]:
+            if hasattr(module, "DEFAULT_TEMP_DIR"):  # read when Gradio was imported
+                vars(module)["DEFAULT_TEMP_DIR"] = path
         try:
             yield Folder(Path(path))
         finally:
@@ -171,7 +189,7 @@ def forget_sessions(holder: StateHolder, idle: float) -> None:
     now = datetime.datetime.now()
     for name, last in list(holder.time_last_used.items()):
         state = holder.session_data.get(name)
-        held = state is not None and any(value is not None for value in state.state_data.values())
+        held = state is not None and any(isinstance(value, Session) for value in state.state_data.values())
         if not held and (now - last).total_seconds() >= idle:
             holder.session_data.pop(name, None)
             holder.time_last_used.pop(name, None)

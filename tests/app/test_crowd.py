@@ -20,7 +20,8 @@ gr = pytest.importorskip("gradio")
 StateHolder = pytest.importorskip("gradio.state_holder").StateHolder
 httpx = pytest.importorskip("httpx")
 
-from imrseg.app import handlers, models, server  # noqa: E402
+from imrseg import InputError  # noqa: E402
+from imrseg.app import handlers, models, painting, server  # noqa: E402
 from imrseg.app.examples import EXAMPLES_FOLDER  # noqa: E402
 from imrseg.app.models import Models  # noqa: E402
 from imrseg.app.server import Folder, forget, private_folder  # noqa: E402
@@ -221,11 +222,12 @@ def test_what_gradio_knows_of_files_is_forgotten_with_them(tmp_path):
 
 def test_sessions_that_hold_nothing_go_when_idle():
     with gr.Blocks() as app:
-        kept = gr.State()
+        kept, wanted, stopped = gr.State(), gr.State(), gr.State(False)
     holder = StateHolder()
     holder.set_blocks(app)
     for name in ("a caller", "a visitor", "with a run"):
-        holder[name][kept._id] = "a run" if name == "with a run" else None
+        holder[name][kept._id] = Session((), "lite", "own", "cpu") if name == "with a run" else None
+    holder["a visitor"][wanted._id], holder["a visitor"][stopped._id] = "an example", False  # what a click leaves
     holder["just come"]
     for name in ("a caller", "a visitor", "with a run"):
         holder.time_last_used[name] -= datetime.timedelta(seconds=61)
@@ -289,3 +291,26 @@ def test_every_error_has_words(segmenter):
         assert error.value.message
         assert "Traceback" not in error.value.message
         assert json.dumps(error.value.message)
+
+
+def test_parts_of_painted_pictures_that_wait_are_bounded(monkeypatch):
+    def sent(name, index="null", kind="background", part=b"12345678"):
+        return SimpleNamespace(data={"type": kind, "index": index, "id": name}, files=[("file", part)])
+
+    with gr.Blocks():
+        editor = painting.bounded(gr.ImageEditor())
+    monkeypatch.setattr(painting, "MAX_KEPT", 20)
+    monkeypatch.setattr(painting, "MAX_PART", 10)
+    for name in "abc":
+        editor.accept_blobs(sent(name))
+    assert list(editor.blob_storage) == ["b", "c"]
+    editor.accept_blobs(sent("c", "0", "layer", b"1"))
+    assert editor.blob_storage["c"].layers == [b"1"]
+    for odd in (
+        sent("c", "50000000", "layer"), sent("c", "-1", "layer"), sent("c", "9" * 5000, "layer"), sent("c", "x", "layer"),
+        sent("c" * 101), sent("c", part=b"x" * 11),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="part of a picture"):
+            editor.accept_blobs(odd)
+    assert list(editor.blob_storage) == ["b", "c"]
+    assert editor.accept_blobs._is_server_fn

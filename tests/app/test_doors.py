@@ -270,7 +270,10 @@ def test_html_stays_words(http):
 # ---- other sites, other routes, sizes and numbers
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "http://127.0.0.1", "x"])
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "null", "http://localhost:1", "http://127.0.0.1", "x", "http://[", "http://a]b"],
+)
 def test_another_sites_page_gets_nothing(http, origin):
     for method, path in (
         ("GET", "/config"), ("OPTIONS", "/config"), ("POST", f"{API}/upload"), ("POST", f"{API}/queue/join")
@@ -327,6 +330,22 @@ def test_what_is_too_long_is_refused(http):
     assert ask(http)[1]["error"] == "There is no query picture."
 
 
+@pytest.mark.parametrize("part", [b"[],", b"{},", b'"a":0,'], ids=str)
+def test_a_short_request_of_many_parts_is_refused_before_it_is_read(http, part):
+    body = b'{"data":[' + part * doors.MAX_PARTS + b"[]]}"
+    for head in ({"Content-Type": "application/json"}, {}):
+        since = time.monotonic()
+        answer = http.post(f"{API}/call/segment", content=body, headers=head)
+        assert (answer.status_code, answer.json()["detail"]) == (413, doors.TOO_MANY)
+        assert time.monotonic() - since < 5
+
+
+def test_a_picture_within_json_is_one_part(http):
+    """However large it is."""
+    picture = f"data:image/jpeg;base64,{base64.b64encode(LION.read_bytes() + bytes(10**6)).decode()}"
+    assert ask(http, query={"url": picture, "path": picture, "meta": META}, steps=0)[0] in ("complete", "error")
+
+
 def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(http, lion):
     folder = Path(lion["path"]).parents[1]
     before = {path for path in folder.rglob("*") if path.is_file()}
@@ -358,6 +377,8 @@ def test_users_come_from_a_file_or_the_environment(tmp_path, monkeypatch, caplog
     file = tmp_path / "users"
     file.write_text("ann:secret\n\n bob:word \n")
     file.chmod(0o600)
+    assert users_of(file) == [("ann", "secret"), ("bob", "word")]
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # as Windows' editor saves it
     assert users_of(file) == [("ann", "secret"), ("bob", "word")]
     assert not caplog.text
     file.chmod(0o644)
@@ -405,12 +426,53 @@ def test_without_the_password_nothing_is_answered():
             assert http.post(f"{API}/mcp/", json=call, headers=both).status_code == 401
             assert http.post(f"{API}/mcp/", json=call, headers=both, auth=("ann", "wrong")).status_code == 401
             assert "segment" in http.post(f"{API}/mcp/", json=call, headers=both, auth=("ann", "secret")).text
-            since = time.monotonic()
-            assert http.post("/login", data={"username": "ann", "password": "wrong"}).status_code == 400
-            assert time.monotonic() - since >= doors.WRONG_LOGIN
+            for wrong in (
+                lambda: http.post("/login", data={"username": "ann", "password": "wrong"}).status_code == 400,
+                lambda: http.get(f"{API}/mcp/schema", auth=("ann", "wrong")).status_code == 401,
+            ):
+                since = time.monotonic()
+                assert wrong()
+                assert time.monotonic() - since >= doors.WRONG_LOGIN
             assert http.post("/login", data={"username": "ann", "password": "secret"}).status_code == 200
             lion = {"path": upload(http, (LION.name, LION.read_bytes())).json()[0], "meta": META}
             assert ask(http, query=lion)[0] == "complete"
+
+
+@pytest.mark.slow
+def test_tools_run_for_who_has_the_password_and_behind_a_proxy_all_doors_stay(tmp_path):
+    """Also at paths with the proxy's own part before them, which routes are found without."""
+    pytest.importorskip("mcp")
+    given = {"IMRSEG_AUTH": "ann:secret", "GRADIO_ROOT_PATH": "/seg", "GRADIO_TEMP_DIR": str(tmp_path / "made")}
+    with pages.serving("demo.py", "--mcp", **given) as address:
+        client = httpx.Client(base_url=address, trust_env=False, timeout=60)
+        with client as http:
+            for path in (f"{API}/mcp/schema", f"/seg{API}/mcp/schema"):
+                assert http.get(path).status_code == 401
+            for path in ("/openapi.json", "/seg/openapi.json", f"/seg{API}/dev/reload"):
+                assert http.get(path).status_code == 404
+            picture = f"data:image/jpeg;base64,{base64.b64encode(LION.read_bytes()).decode()}"
+            arguments = {"query": picture, "label": "lion", "steps": 0}
+            call = {
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": "tools/call",
+                "params": {"name": "segment", "arguments": arguments},
+            }
+            both = {"Accept": "application/json, text/event-stream"}
+            answer = http.post(f"{API}/mcp/", json=call, headers=both, auth=("ann", "secret")).text
+            assert "covered" in answer
+            assert '"isError":false' in answer
+        (own,) = (tmp_path / "made").iterdir()  # what was sent lies in the page's own folder alone
+        assert own.name.startswith("imrseg-")
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_paths_are_those_that_routes_are_found_by():
+    assert doors.path_of({"path": "/a/b"}) == "/a/b"
+    for root in ("/seg", "/seg/"):
+        assert doors.path_of({"path": "/seg/a", "root_path": root}) == "/a"
+        assert doors.path_of({"path": "/seg", "root_path": root}) == ""
+        assert doors.path_of({"path": "/segment", "root_path": root}) == "/segment"
 
 
 # ---- the end
@@ -466,5 +528,12 @@ sys.exit(cli.main(sys.argv[1:]))
 
 def test_sigterm_ends_a_server_that_prepares_its_first_example():
     command = [sys.executable, "-c", EARLY, "demo", "--device", "cpu", "--port", "0"]
+    done = subprocess.run(command, cwd=pages.ROOT, capture_output=True, text=True, timeout=pages.PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sigterm_ends_a_server_that_builds_its_page():
+    early = EARLY.replace("Handlers.prepare_examples", "Handlers.__init__")
+    command = [sys.executable, "-c", early, "demo", "--device", "cpu", "--port", "0"]
     done = subprocess.run(command, cwd=pages.ROOT, capture_output=True, text=True, timeout=pages.PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
