@@ -105,9 +105,16 @@ def connect(app: gr.Blocks, handlers: Handlers) -> None:
     for side in page.compare_steps:
         side.input(handlers.compare, [*choices, *page.compare_steps], page.compare, **looking)
     page.compare_panel.expand(handlers.compare, [*choices, *page.compare_steps], page.compare, **looking)
+    page.correct_panel.expand(
+        handlers.open_correction,
+        [*choices, page.correct_what, page.corrected],
+        [page.editor, page.corrected],
+        **looking,
+    )
     page.begin.click(handlers.begin_correction, [*choices, page.correct_what], [page.editor, page.corrected], **looking)
 
-    page.download.click(handlers.download, [*choices, page.format], page.file, **quiet).success(
+    seen = quiet | {"show_progress": "minimal", "show_progress_on": page.status}  # a ZIP of much takes a while
+    page.download.click(handlers.download, [*choices, page.format], page.file, **seen).success(
         None, js="() => document.querySelector('#file').click()", **quiet
     )
     for choice in (inputs.preset, inputs.coarse):
@@ -280,7 +287,13 @@ class Handlers:
                     yield session, number, name, index, done / whole
 
     def end(
-        self, session: Session | None, query: str | None, label: str | None, view: str, threshold: float
+        self,
+        session: Session | None,
+        query: str | None,
+        label: str | None,
+        view: str,
+        threshold: float,
+        support: int = 0,
     ) -> Updates:
         """After a run, stopped or not: the steps that there are can be looked at.
 
@@ -295,7 +308,7 @@ class Handlers:
         last = len(finding.steps) - 1
         return (
             updates
-            | self.views.everything(session, number, finding.label, last, view, threshold, 0)
+            | self.views.everything(session, number, finding.label, last, view, threshold, support)
             | self.views.aside(session, number, finding, last, threshold)
             | self.views.truth(session, number)
             | {
@@ -334,7 +347,7 @@ class Handlers:
                 raise InputError(f"{MAX_STEPS} steps are the most.")
             (run,) = self.models.go_on(session.chosen, run, 1)
             scene = session.scenes[number].having(Finding.of(run, finished=True))
-            yield self.end(session.having(number, scene), query, run.label, view, threshold)
+            yield self.end(session.having(number, scene), query, run.label, view, threshold, support or 0)
         except Exception as error:
             yield self.views.buttons(running=False) | {self.page.status: problem(words_for(error))}
 
@@ -352,6 +365,15 @@ class Handlers:
         picture = 1 + min(support or 0, scene.supports - 1) if what == "Support" and scene.supports else 0
         pixels = draw(scene, finding, step, picture, "Overlay", threshold)
         return {"background": pixels, "layers": [], "composite": pixels}, (query, finding.label, step, picture)
+
+    def open_correction(
+        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
+        support: int | None, what: str, corrected: tuple[str, str, int, int] | None,
+    ) -> Any:  # fmt: skip
+        """As ``begin_correction``, where nothing is painted on yet."""
+        if corrected is not None:
+            return gr.skip()
+        return self.begin_correction(session, query, label, step, view, threshold, support, what)
 
     def refine(
         self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
@@ -378,12 +400,11 @@ class Handlers:
             touch(*session.files())
             yield self.views.buttons(running=True) | {page.status: progress("Taking your marks", 0)}
             last = max(steps, index + 1)
-            marks = grow_dabs(marks, scene.pictures[picture])
+            marks, shown = grow_dabs(marks, scene.pictures[picture]), max(0, picture - 1)
             found = self.models.go_on(session.chosen, run, last - index, index, {picture: marks})
             for following, run in enumerate(found, index):
                 scene = session.scenes[number].having(Finding.of(run, finished=following == last))
                 session = session.having(number, scene)
-                shown = max(0, picture - 1)
                 yield self.views.everything(session, number, label, following, view, threshold, shown) | {
                     page.session: session,
                     page.status: progress(f"“{label}”: {step_name(following)}", following / last),
@@ -391,7 +412,7 @@ class Handlers:
                 }
             pixels = draw(scene, scene.finding(label), last, picture, "Overlay", threshold)
             fresh = {"background": pixels, "layers": [], "composite": pixels}
-            yield self.end(session, query, label, view, threshold) | {
+            yield self.end(session, query, label, view, threshold, shown) | {
                 page.editor: fresh, page.corrected: (query, label, last, picture)
             }  # fmt: skip
         except Exception as error:
@@ -467,7 +488,10 @@ class Handlers:
         scene = session.scenes[number]
         scene = replace(scene, used=tuple(k in used or not used for k in range(scene.supports)), _cells={})
         session = session.having(number, scene)
-        return self.redraw(session, query, label, step, view, threshold, support) | {self.page.session: session}
+        updates = self.redraw(session, query, label, step, view, threshold, support) | {self.page.session: session}
+        if used:  # what is ticked is left alone: another click may have changed it since
+            updates[self.page.used] = gr.CheckboxGroup(choices=updates[self.page.used].choices)
+        return updates
 
     def take_truth(
         self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,

@@ -29,7 +29,11 @@ THEME = gr.themes.Base(
     radius_size=gr.themes.sizes.radius_md,
     font=FONT,
     font_mono=("ui-monospace", "Liberation Mono", "monospace"),
-).set(block_shadow="none", button_primary_shadow="none")
+).set(
+    block_shadow="none", button_primary_shadow="none",
+    body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500",  # dark enough on white to be read
+    button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
+)  # fmt: skip
 
 APPEARANCE: dict[str, Any] = {
     "theme": THEME,
@@ -157,7 +161,7 @@ def lay_out(models: Models) -> Page:
 
 def _lay_out_inputs(models: Models) -> dict[str, Any]:
     queries = _gallery("Query: the picture to segment (or several)", "queries", 150)
-    supports = _gallery("Support: the same thing elsewhere (optional)", "supports", 132)
+    supports = _gallery("Support: the same elsewhere (optional)", "supports", 132)
     label = gr.Textbox(
         label="Label",
         placeholder="cheetah",
@@ -277,7 +281,7 @@ def _lay_out_stage(steps: int) -> dict[str, Any]:
     with gr.Accordion("How it converges", open=False, elem_id="curve") as curve_panel:
         plot = gr.LinePlot(
             x="step", y="share", color="what", y_lim=[0, 1], x_title="step", y_title="share or IoU", height=300, x_axis_format="d",
-            label="The query’s mask from step to step", elem_id="plot",
+            label="The query’s mask from step to step", show_label=False, elem_id="plot",
         )  # fmt: skip
         truth = gr.Image(
             label="The query’s true mask, if you have it (white is the object)", sources=["upload"], buttons=[],

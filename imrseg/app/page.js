@@ -35,5 +35,24 @@
       for (const image of view?.querySelectorAll("img") ?? []) if (image.alt !== text) image.alt = text;
     }
   };
-  new MutationObserver(describe).observe(document.body, { childList: true, subtree: true, characterData: true });
+
+  // The filmstrip's step that is shown: marked for who cannot see the frame around it, and scrolled into view.
+  let marked = null;
+  const mark = () => {
+    const strip = document.querySelector("#strip .strip");
+    const now = strip?.querySelector(`[data-step="${strip.closest("[data-now]").dataset.now}"]`);
+    if (!now || (now === marked && now.hasAttribute("aria-current"))) return;
+    strip.querySelectorAll("[aria-current]").forEach((step) => step.removeAttribute("aria-current"));
+    now.setAttribute("aria-current", "step");
+    strip.scrollLeft = now.offsetLeft - (strip.clientWidth - now.clientWidth) / 2;
+    marked = now;
+  };
+
+  // What the status line says is said aloud.
+  const announce = () => document.querySelector("#status")?.setAttribute("aria-live", "polite");
+
+  const changed = () => { describe(); mark(); announce(); };
+  new MutationObserver(changed).observe(document.body, {
+    childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ["data-now"],
+  });
 }

@@ -80,13 +80,13 @@ class Views:
         steps = [(step_name(i), i) for i in range(last + 1)]
         several = len(scene.findings) > 1
         names = [
-            f"{k + 1}: {scene.paths[k + 1].name} ({share:.2f})"
+            (f"{k + 1}: {scene.paths[k + 1].name} ({share:.2f})", str(k))
             for k, share in enumerate(scene.shares(finding, last, threshold))
         ] if scene.supports > 1 and last > 0 else []  # fmt: skip
         founds = [scene.found(f, len(f.steps) - 1, threshold) for f in scene.findings]
         return {
             page.used: gr.CheckboxGroup(
-                choices=names, value=[n for n, on in zip(names, scene.used, strict=False) if on], visible=bool(names)
+                choices=names, value=[str(k) for k, on in enumerate(scene.used) if on and names], visible=bool(names)
             ),
             page.labels_panel: gr.Accordion(visible=several),
             page.all_labels: served(all_labels(founds, scene.pictures[0])) if several else None,

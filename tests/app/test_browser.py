@@ -179,6 +179,40 @@ def test_five_supports_and_their_shares(visit):
         expect(page.locator("#used input:checked")).to_have_count(left)
 
 
+def test_supports_that_are_clicked_one_right_after_the_other_all_count(visit):
+    page = visit()
+    page.locator("#examples [data-example]").filter(has_text="5 supports").click()
+    at_rest(page, re.compile("“feline”.*3 steps in", re.DOTALL))
+    boxes = page.locator("#used input[type=checkbox]")
+    expect(boxes).to_have_count(5)
+    page.evaluate("() => [...document.querySelectorAll('#used input')].slice(1, 4).forEach((box) => box.click())")
+    expect(page.locator("#used input:checked")).to_have_count(2)
+    picture = page.locator("#query-view img")
+    page.wait_for_timeout(2000)
+    expect(page.locator("#used input:checked")).to_have_count(2)
+    now = picture.get_attribute("src")
+    boxes.nth(1).check()  # what was counted is what was ticked: another one makes another picture
+    expect(picture).not_to_have_attribute("src", now)
+
+
+def test_what_a_screen_reader_is_told_and_a_plot_that_is_all_to_be_seen(visit):
+    page = visit()
+    page.locator("#examples [data-example]").first.click()
+    at_rest(page)
+    expect(page.locator("#status")).to_have_attribute("aria-live", "polite")
+    for step in (1, 3):
+        go_to(page, step)
+        expect(page.locator("#strip [aria-current=step]")).to_have_attribute("data-step", str(step))
+        expect(page.locator("#strip [aria-current]")).to_have_count(1)
+    page.locator("#curve").get_by_role("button").first.click()
+    legend = page.locator("#plot svg").get_by_text("IoU with step before")
+    expect(legend).to_be_visible()
+    box, words = page.locator("#plot").bounding_box(), legend.bounding_box()
+    assert words["y"] + words["height"] <= box["y"] + box["height"]
+    page.locator("#correct").get_by_role("button").first.click()
+    expect(page.locator("#editor canvas").first).to_be_visible()
+
+
 def test_an_example_without_supports_and_one_with_two(visit):
     page = visit()
     cards = page.locator("#examples [data-example]")

@@ -320,10 +320,12 @@ def test_supports_can_be_switched_off(app, segmenter):
         scene.soft(scene.findings[0], 2, 0), alone.query_at(scene.pictures[0].shape[:2]), atol=1e-4
     )
     assert not any("switched off" in w for w in scene.found(scene.findings[0], 2, 0.5).warnings)
-    both = app.count(session, *choices("big cat", 2), [])[app.page.session].scenes[0]
-    assert both.used == (True, True)
-    assert len(update[app.page.used].value) == 1
+    assert scene.used == (False, True)
     assert len(update[app.page.used].choices) == 2
+    assert "value" not in update[app.page.used]._constructor_args[0]  # another click may have come since
+    none = app.count(session, *choices("big cat", 2), [])
+    assert none[app.page.session].scenes[0].used == (True, True)
+    assert none[app.page.used].value == ["0", "1"]
 
 
 def test_a_consensus_remembers_supports_that_were_switched_off(app):
@@ -546,3 +548,19 @@ def test_only_the_endpoint_is_public(segmenter):
     config = build_app(segmenter).get_config_file()
     public = [d["api_name"] for d in config["dependencies"] if d["api_visibility"] == "public"]
     assert public == ["segment", "segment_steps"]
+
+
+def test_one_more_step_stays_with_the_support_that_is_looked_at(app):
+    session = session_of(app, run_all(app, query=LION, supports=(RUNNING, PORTRAIT), label="big cat"))
+    looked_at = [*choices("big cat", 2)[:-1], 1]
+    (update,) = app.one_more(session, *looked_at)
+    assert PORTRAIT.name in update[app.page.support_note]
+    assert update[app.page.choices.support].value == "2"
+
+
+def test_painting_begins_where_its_panel_opens_and_is_not_begun_again(app):
+    session = session_of(app, run_all(app))
+    picture, what = app.open_correction(session, *choices(step=1), "Query", None)
+    assert picture["background"].ndim == 3
+    assert what == (None, "cheetah", 1, 0)
+    assert app.open_correction(session, *choices(step=1), "Query", what) == gr.skip()
