@@ -43,6 +43,12 @@ PREPOSITIONS = {
 }  # fmt: skip
 ARTICLES = {"a", "an", "the", "my", "your", "his", "her", "our", "their", "some", "this", "that", "these", "those"}
 SMALL = PREPOSITIONS | ARTICLES
+# Before "of" they say how something is shown or how much of it there is; what it is comes after.
+MEASURES = {
+    "photo", "photograph", "picture", "image", "shot", "close-up", "closeup", "view", "portrait",
+    "pair", "couple", "bunch", "group", "row", "set", "lot", "number", "herd", "flock", "pack", "swarm", "school",
+    "kind", "type", "sort", "piece", "part", "slice", "one",
+}  # fmt: skip
 # In their order: "oranges" are no orangs.
 SUFFIXES = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"))
 NEAREST = 16
@@ -125,7 +131,11 @@ class Lexicon:
         words = split_words(without_accents(label))  # the dictionary has none
         while len(words) > 1 and words[0] in ARTICLES:
             del words[0]
-        word = self._find(words)
+        word = self._find(self._measured(words))
+        if word is not None:
+            words = self._measured(words)
+        else:
+            word = self._find(words)
         if word is None and any("-" in w for w in words):
             words = [part for w in words for part in w.split("-")]
             word = self._find(words)
@@ -143,6 +153,21 @@ class Lexicon:
         else:
             note = f"“{shown}” is not in the dictionary; its meaning was guessed from its parts."
         return Meaning(mixture, None, (note,))
+
+    def _measured(self, words: list[str]) -> list[str]:
+        """What a photo, a pair or a bunch is of; all words where they are no such thing, or one word of the dictionary."""
+        ends = [i for i in range(1, len(words) - 1) if words[i] == "of" and self._is_measure(words[:i])]
+        if not ends or self._singular(" ".join(words)):
+            return words
+        rest = words[ends[0] + 1 :]
+        while len(rest) > 1 and rest[0] in ARTICLES:
+            del rest[0]
+        return self._measured(rest)
+
+    def _is_measure(self, words: list[str]) -> bool:
+        return any(
+            word.removesuffix(end) in MEASURES for word in (words[-1], "-".join(words[-2:])) for end in ("", "s", "es")
+        )
 
     def _singular(self, word: str) -> str | None:
         """The form of ``word`` that is known: itself, or its singular, or None."""
@@ -188,6 +213,8 @@ class Lexicon:
     def _mixture(self, word: str) -> Tensor:
         mixture = np.zeros(self.classes, np.float32)
         if word in READINGS:
+            if READINGS[word] in self._row and READINGS[word] not in self.class_names:
+                return self._mixture(READINGS[word])
             mixture[self._named(word)] = 1
             return torch.from_numpy(mixture / mixture.sum())
         t, row = self._tensors, self._row[word]

@@ -2,7 +2,7 @@
 
 WordNet tells what things are: chicken is food, chess a grass, a mug half a face, and a raccoon is next to a coonhound.
 These words name instead, by hand, the classes (``Lexicon.class_names``) that pictures of the thing are taken for or
-look most like, or another of these words; the picture chooses among the classes (``imrseg.coarse.lite``). Words that the
+look most like, or another word; the picture chooses among the classes (``imrseg.coarse.lite``). Words that the
 dictionary reads well are not here.
 """
 
@@ -42,7 +42,7 @@ READINGS: dict[str, str] = {
     "owl": "great grey owl",
     "penguin": "king penguin",
     "pigeon": "partridge, quail, jay, bulbul, junco, kite",
-    "puppy": "golden retriever, Labrador retriever, beagle, toy terrier, Chihuahua, pug, Maltese dog, cocker spaniel",
+    "puppy": "dog",
     "raccoon": "lesser panda, badger, black-footed ferret, polecat, skunk, grey fox, Madagascar cat",
     "ram": "ram, bighorn",
     "raven": "crow",
@@ -300,6 +300,7 @@ READINGS: dict[str, str] = {
     "skirt": "miniskirt, overskirt, hoopskirt, sarong",
     "spectacles": "eyeglasses",
     "suitcase": "chest, mailbag, backpack, purse, crate",
+    "sunglasses": "sunglasses, sunglass",
     "sweat pants": "jean, pajama",
     "t-shirt": "jersey, sweatshirt, apron",
     "tiara": "crown",
@@ -351,18 +352,26 @@ READINGS: dict[str, str] = {
     "tv": "television, monitor, screen",
     "tv monitor": "tv",
     # play and sports
+    "action figure": "figurine",
     "bowling pin": "ping-pong ball, pop bottle, water bottle, saltshaker, croquet ball",
     "chess": "saltshaker, crossword puzzle, candle, pool table",
     "dice": "rubber eraser, pill bottle, bottlecap, ping-pong ball, pencil sharpener",
     "frisbee": "puck, soccer ball, tennis ball, balloon, rugby ball",
     "kite": "kite, parachute, pinwheel, umbrella",
+    "plush toy": "teddy",
+    "plushie": "teddy",
     "puppet": "teddy, mask",
     "roller skate": "running shoe, cowboy boot, sandal, ski",
+    "rubber duck": "ping-pong ball, whistle, nipple, piggy bank, drake, goose",
     "skateboard": "unicycle, tricycle, ski, motor scooter, balance beam",
     "snowboard": "ski, bobsled, snowmobile, dogsled",
+    "soft toy": "teddy",
     "stuffed animal": "teddy",
+    "stuffed toy": "teddy",
     "surfboard": "paddle, canoe, speedboat, catamaran, ski",
-    "toy": "teddy, pinwheel, toyshop, maraca, jigsaw puzzle",
+    "toy": "teddy, piggy bank, whistle, ocarina, maraca, pinwheel, tricycle, toyshop, jigsaw puzzle, nipple, pencil"
+    " sharpener",
+    "toy car": "racer, sports car, Model T, go-kart, tricycle, golfcart",
     "trophy": "goblet, vase, cocktail shaker, brass, torch",
     # on paper
     "billboard": "scoreboard, street sign, web site, book jacket",
