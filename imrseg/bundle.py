@@ -12,7 +12,7 @@ import shlex
 import unicodedata
 import uuid
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -182,23 +182,38 @@ def command(founds: Sequence[Found], segmenter: Segmenter) -> str:
 
     One line, where all labels were looked for in all queries in the same way; else a line for each way, with
     a folder of its own. Names of files stand without their folders, and options that are the default are left out.
+    Where two files have one name, a line before says what the second is called here.
     """
+    names_of = names_apart(path for found in founds for path in (found.query, *found.supports))
     labels: dict[tuple[Path, tuple[str, ...]], list[str]] = {}
     for found in founds:
-        labels.setdefault((found.query, options_of(found, segmenter)), []).append(found.label)
+        labels.setdefault((found.query, options_of(found, segmenter, names_of)), []).append(found.label)
     queries: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Path]] = {}
     for (query, options), wanted in labels.items():
         queries.setdefault((tuple(wanted), options), []).append(query)
-    lines = []
+    another = [
+        (" ".join(name.split()), " ".join(path.name.split())) for path, name in names_of.items() if name != path.name
+    ]
+    lines = [f"# {name} is another {known}: save it so." for name, known in another]
     for number, ((names, options), paths) in enumerate(queries.items(), 1):
-        words = ["python", "-m", "imrseg", "segment", "--query", *map(file_word, paths)]
+        words = ["python", "-m", "imrseg", "segment", "--query", *(file_word(names_of[path]) for path in paths)]
         words += [word for name in names for word in option("--label", name)]
         out = "results" if len(queries) == 1 else f"results-{number}"  # one line would take another's results away
         lines.append(shlex.join([*words, *options, "--out", out]))
     return "\n".join(lines)
 
 
-def options_of(found: Found, segmenter: Segmenter) -> tuple[str, ...]:
+def names_apart(paths: Iterable[Path]) -> dict[Path, str]:
+    """The names of files, each another: what would be a second 01.jpg is 01-2.jpg."""
+    names: dict[Path, str] = {}
+    for path in paths:
+        wish = (path.name, *(f"{path.stem}-{i}{path.suffix}" for i in range(2, len(names) + 3)))
+        if path not in names:
+            names[path] = next(name for name in wish if name not in names.values())
+    return names
+
+
+def options_of(found: Found, segmenter: Segmenter, names_of: Mapping[Path, str]) -> tuple[str, ...]:
     """The words of ``command`` that are neither queries nor labels."""
     preset, masker, network = segmenter.preset, segmenter.masker, segmenter.network
     clip = masker.settings or ClipSettings()
@@ -219,7 +234,7 @@ def options_of(found: Found, segmenter: Segmenter) -> tuple[str, ...]:
         ("--clip-contrast", clip.contrast, "softmax"),
         ("--clip-side", clip.side, None),
     ]
-    words = ["--support", *map(file_word, found.supports)] if found.supports else []
+    words = ["--support", *(file_word(names_of[path]) for path in found.supports)] if found.supports else []
     words += [word for name, value, usual in given if value != usual for word in option(name, str(value))]
     return tuple(words)
 
@@ -236,8 +251,8 @@ def option(name: str, value: str) -> list[str]:
     return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
-def file_word(path: Path) -> str:
-    return f"./{path.name}" if path.name.startswith("-") else path.name
+def file_word(name: str) -> str:
+    return f"./{name}" if name.startswith("-") else name
 
 
 def settings(found: Found, segmenter: Segmenter) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def test_only_what_is_not_usual_is_said(founds, segmenter):
 
 @pytest.mark.parametrize("name", ["it's $(rm).png", "-x.png", "--label", "猫 \n.png"])
 def test_odd_names_in_the_command(name, segmenter):
-    found = made(name, np.zeros((4, 4)), Path("/home/me") / name, [Path("/home") / name])
+    found = made(name, np.zeros((4, 4)), Path("/home/me") / name, [Path("/home/me") / name])
     args = cli.parser().parse_args(shlex.split(bundle.command([found], segmenter))[3:])
     assert [path.name for path in (*args.query, *args.support)] == [name, name]
     assert args.label == [name]
@@ -359,3 +359,20 @@ def test_names_that_every_system_takes():
     assert name("e\u0301te\u0301", ["\u00e9t\u00e9"]) == "\u00e9t\u00e9-2"
     assert len(name("😀é" * 300, []).encode()) < 250
     assert name("w" * 59 + ".x", []) == "w" * 59
+
+
+def test_files_of_one_name_are_told_apart_in_the_command(segmenter, save, cat, cup):
+    """The folder that the command is for cannot hold both under that name."""
+    a, b = save(cat, "a/01.jpg"), save(cup, "b/01.jpg")
+    result = segmenter.segment(a, [b, a], "cat", steps=1)
+    note, line = bundle.command([Found.of(result, a, [b, a])], segmenter).splitlines()
+    assert note == "# 01-2.jpg is another 01.jpg: save it so."
+    assert "--query 01.jpg --label cat --support 01-2.jpg 01.jpg" in line
+
+
+def test_a_name_of_several_lines_writes_no_command(segmenter, founds):
+    """It stands in the note, too."""
+    name = "a\nrm -r here #.png"
+    found = made("cat", np.zeros((4, 4)), Path("/b") / name, [Path("/c") / name])
+    note = bundle.command([found], segmenter).split("\n")[0]
+    assert note == "# a rm -r here #-2.png is another a rm -r here #.png: save it so."

@@ -184,7 +184,7 @@ def _lay_out_inputs(models: Models) -> dict[str, Any]:
         )  # fmt: skip
         distractors = gr.Textbox(
             label="Not this", placeholder="grass, sky", max_length=4 * MAX_LABEL,
-            info="Other things in the pictures, separated by commas.", elem_id="not",
+            info="Other things in the pictures, separated by commas. They change the coarse mask most.", elem_id="not",
         )  # fmt: skip
         prompts = gr.Radio(
             [("one", "single"), ("several", "ensemble")], value="single", label="Wordings",

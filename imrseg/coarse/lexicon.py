@@ -151,7 +151,7 @@ class Lexicon:
         if familiarity < FAMILIAR:
             note = f"“{shown}” is not a word this preset knows; the result is a guess. Try a simpler name."
         else:
-            note = f"“{shown}” is not in the dictionary; its meaning was guessed from its parts."
+            note = f"“{shown}” is not in the dictionary, which is of English words; its meaning was guessed from its parts."
         return Meaning(mixture, None, (note,))
 
     def _measured(self, words: list[str]) -> list[str]:
