@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import unicodedata
@@ -206,10 +207,11 @@ def command(founds: Sequence[Found], segmenter: Segmenter) -> str:
 def names_apart(paths: Iterable[Path]) -> dict[Path, str]:
     """The names of files, each another: what would be a second 01.jpg is 01-2.jpg."""
     names: dict[Path, str] = {}
+    of_file: dict[str, str] = {}
     for path in paths:
         wish = (path.name, *(f"{path.stem}-{i}{path.suffix}" for i in range(2, len(names) + 3)))
-        if path not in names:
-            names[path] = next(name for name in wish if name not in names.values())
+        free = next(name for name in wish if name not in of_file.values())
+        names[path] = of_file.setdefault(os.path.realpath(path), free)
     return names
 
 

@@ -54,7 +54,13 @@ def say(words: str, file: TextIO | None = None) -> None:
         return
     kept = (c if c.isprintable() or c in "\n\u200c\u200d" else c.encode("unicode_escape").decode() for c in words)
     encoding = file.encoding or "utf-8"
-    print("".join(kept).encode(encoding, "backslashreplace").decode(encoding), file=file)
+    try:
+        print("".join(kept).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+    except BrokenPipeError:  # whoever reads what is printed has seen enough
+        if file is not sys.stdout:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        sys.exit(1)
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -74,9 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with ended_cleanly():
             args.run(args)
-    except BrokenPipeError:  # whoever read what is printed has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (InputError, WeightsError, OSError) as error:
         say(f"imrseg: {' '.join(str(error).split())}", sys.stderr)
         return 2
@@ -87,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def ended_cleanly() -> Iterator[None]:
-    """Whoever asks the process to end lets it clean up, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
+    """Whoever asks the process to end lets it clean up, as Ctrl-C does; but not one of several that wait for each other."""
+    if threading.current_thread() is not threading.main_thread() or "TORCHELASTIC_RUN_ID" in os.environ:
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -287,7 +290,8 @@ def segment(args: argparse.Namespace) -> None:
     from imrseg.images import open_picture, open_pictures
     from imrseg.run import check_label
 
-    queries = list({file.resolve(): file for given in args.query for file in pictures_in(given)}.values())
+    files = [file for given in args.query for file in pictures_in(given)]
+    queries = list({os.path.abspath(file): file for file in reversed(files)}.values())[::-1]  # each once
     labels = list(dict.fromkeys(map(check_label, args.label)))
     sources = [*queries, *args.support]
     if args.zip:
@@ -383,9 +387,10 @@ def evaluate(args: argparse.Namespace) -> None:
                 write_json(args.json, {**result, "benchmark": args.benchmark, "fold": args.fold})
             finally:  # hours of work: on the terminal, if not in the file
                 say(tables.by_class(result))
+                usable = sum(entry.name not in result["skipped"] for entry in entries)
                 if result["unreached"]:
                     say(f"No episode came to {len(result['unreached'])} classes, which are not in the mean:"
-                        f" {', '.join(result['unreached'])}. {len(entries)} episodes take each line once.")  # fmt: skip
+                        f" {', '.join(result['unreached'])}. {usable} episodes take each line once.")  # fmt: skip
 
 
 def show_tables(args: argparse.Namespace) -> None:

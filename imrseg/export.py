@@ -61,9 +61,9 @@ def write_result(
     """
     from imrseg import visualize
 
-    check_apart(out, [query, *supports])
     opened = open_picture(query)
     pictures = [open_picture(s) for s in supports]
+    check_apart(out, [query, *supports])
     with staged(out) as folder:
         steps, before = [], None
         for step in result.steps:
@@ -160,9 +160,12 @@ def check_apart(out: Path, sources: Sequence[ImageSource]) -> None:
     Raises:
         InputError: a picture lies there, under the name of a result.
     """
+    home = os.path.realpath(out)
     for source in sources:
-        path = Path(source).resolve() if isinstance(source, (str, Path)) else Path()
-        if path.parent == out.resolve() and (path.name == PANEL or MASK_NAME.fullmatch(path.name)):
+        if not isinstance(source, (str, Path)):
+            continue
+        path = Path(os.path.realpath(source))
+        if str(path.parent) == home and (path.name == PANEL or MASK_NAME.fullmatch(path.name)):
             raise InputError(f"“{path}” is one of the pictures, and a result would replace it. Choose another folder.")
 
 

@@ -41,6 +41,7 @@ REMEMBERED = 32 * 2**20  # bytes of pictures that are kept, and of the largest f
 WORKING_SIDE = 1280  # longer side of the pixels that are kept: enough for networks and the screen
 DARK = 32  # of 255: no brighter is a picture of 12 bits in 16
 OVERSHOOT = 0.1  # by which fractions may be beyond 0 to 1: resampling leaves them there
+ROUNDING = 0.001  # so little beyond is not told
 LEAST_SHARE = 3 / 4  # of that side, which will do where a JPEG decodes to fewer pixels in less time
 ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000 or AVIF"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")  # Pillow's others may run programs
@@ -178,8 +179,6 @@ def _open(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
 def _decode(file: BinaryIO, name: str, side: int | None) -> Picture:
     check_file(file, name)
     with Image.open(file, formats=_formats(file, name)) as image:
-        if image.format == "JPEG2000" and len(image.getbands()) > 1 and bits_of_jp2(file) > 8:
-            raise InputError(f"“{name}” has more than 8 bits a colour, as JPEG 2000. Save it as PNG or TIFF.")
         return _finish(image, name, side, [], draft=True)
 
 
@@ -258,6 +257,9 @@ def _finish(image: Image.Image, name: str, side: int | None, notes: list[str], d
         notes.append(f"“{name}” {many}; its {'first ' if at == 0 else ''}{one}{f' {at + 1}' if at else ''} was used.")
     width, height = image.size
     deep = any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ()))  # of colours Pillow keeps 8 bits
+    file = getattr(image, "fp", None)  # none of a caller's image that is loaded
+    if image.format == "JPEG2000" and file and len(image.getbands()) > 1 and bits_of_jp2(file) > 8:
+        raise InputError(f"“{name}” has more than 8 bits a colour, as JPEG 2000. Save it as PNG or TIFF.")
     # Of files alone: a caller's image would be shrunk for good.
     drafted = _draft(image, side) if draft and side is not None else None
     image.load()
@@ -265,9 +267,8 @@ def _finish(image: Image.Image, name: str, side: int | None, notes: list[str], d
         width, height = image.size
     orientation, profile = _orientation(image), image.info.get("icc_profile") if image.mode != "LAB" else None
     if deep and image.mode in ("RGB", "RGBA") and np.asarray(image)[..., :3].max() < DARK:
-        notes.append(
-            f"“{name}” uses few of its values: of its 16 bits a colour the highest 8 were used, which leaves it very dark."
-        )
+        few = "uses few of its values: of its 16 bits a colour the highest 8 were used, which leaves it very dark."
+        notes.append(f"“{name}” {few}")
     image = _eight_bit(image, name, notes)
     if side is not None and max(image.size) > side:
         scale = side / max(image.size)
@@ -328,8 +329,9 @@ def _to_bytes(values: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         bits = int(high).bit_length()
         notes.append(f"“{name}” has {bits} bits a channel; the highest 8 were used.")
         return (values >> (bits - 8)).astype(np.uint8)
-    if not whole and (low < 0 or high > 1) and low >= -OVERSHOOT and 0.5 <= high <= 1 + OVERSHOOT:
-        if low < -0.001 or high > 1.001:
+    least = 0.5 if low < -ROUNDING else 0.01  # else they are other numbers, all of them small
+    if not whole and (low < 0 or high > 1) and low >= -OVERSHOOT and least <= high <= 1 + OVERSHOOT:
+        if low < -ROUNDING or high > 1 + ROUNDING:
             notes.append(f"“{name}” has values from {low:g} to {high:g}; they were cut to 0 to 1, black to white.")
         half_low, half_span = 0.0, 0.5
     elif low >= 0 and high <= 255:

@@ -81,7 +81,7 @@ class Segmenter:
             device: "auto" (CUDA, then Apple's MPS, then the CPU), "cpu", "cuda", "cuda:1" or "mps".
             checkpoint: network weights to use in place of the preset's own: a file's path, or a name that is looked for
                 where the presets' are. IMR-HSNet's may be on ResNet101, too, which no preset has.
-            coarse: what makes the coarse masks in place of the preset's own: "lite", "clip" (OpenAI's
+            coarse: what makes the coarse masks in place of the preset's own (None or ""): "lite", "clip" (OpenAI's
                 RN50) or "clip:MODEL", a ResNet or ViT of open_clip such as "clip:ViT-B-16/openai".
             clip: how CLIP's coarse masks are made.
             precision: that refinement computes in: "float32", exact; "bfloat16", faster where the processor
@@ -95,7 +95,7 @@ class Segmenter:
             WeightsError: weights that are missing or do not fit.
         """
         preset, where = get_preset(name), pick_device(device)
-        kind, _, model = (preset.coarse if coarse is None else coarse).partition(":")
+        kind, _, model = (coarse or preset.coarse).partition(":")
         if kind not in ("lite", "clip") or (kind == "lite" and model):
             raise InputError(f"There is no coarse masker “{coarse}”. Accepted: lite, clip, clip:MODEL.")
         if kind == "lite" and clip is not None:

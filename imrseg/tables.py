@@ -68,6 +68,8 @@ def checked(result: Result) -> Result:
     rows = [result["miou"], *result["per_class"].values()]
     if not all(isinstance(value, float | int) for row in rows for value in row) or not all(rows):
         raise ValueError("its IoU are not numbers")
+    if not isinstance(result["shots"], int):
+        raise ValueError(f"{result['shots']!r} shots")
     if result.get("fold") not in (None, *FOLDS) or isinstance(result.get("fold"), bool):
         raise ValueError(f"there is no fold {result['fold']!r}")
     facts(result)

@@ -368,6 +368,8 @@ def test_files_of_one_name_are_told_apart_in_the_command(segmenter, save, cat, c
     note, line = bundle.command([Found.of(result, a, [b, a])], segmenter).splitlines()
     assert note == "# 01-2.jpg is another 01.jpg: save it so."
     assert "--query 01.jpg --label cat --support 01-2.jpg 01.jpg" in line
+    again = a.parent / ".." / "a" / a.name  # the same file by another path
+    assert "#" not in bundle.command([Found.of(result, a, [again])], segmenter)
 
 
 def test_a_name_of_several_lines_writes_no_command(segmenter, founds):

@@ -249,8 +249,9 @@ def test_a_picture_is_not_replaced_by_a_result_of_it(run, tmp_path, cat):
     result, rest = run
     Image.fromarray(cat).save(tmp_path / "panel.png")
     for pictures in ({"query": tmp_path / "panel.png"}, {"supports": [str(tmp_path / "panel.png")]}):
-        with pytest.raises(InputError, match=r"panel\.png” is one of the pictures"):
-            export.write_result(result, tmp_path, **(rest | pictures))
+        for out in (tmp_path, str(tmp_path)):
+            with pytest.raises(InputError, match=r"panel\.png” is one of the pictures"):
+                export.write_result(result, out, **(rest | pictures))
 
 
 def test_whoever_comes_second_waits_and_writes_all_of_it(tmp_path, monkeypatch):

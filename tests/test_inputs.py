@@ -212,6 +212,7 @@ def _(folder: Path) -> Cases:
     large = cv2.resize(PIXELS, None, fx=8, fy=8).astype(np.uint16) * 257  # of smaller ones OpenCV writes none
     cv2.imwrite(str(folder / "deep.jp2"), large)
     yield Case(folder / "deep.jp2")
+    yield Case(Image.open(folder / "deep.jp2"))
 
 
 @case("LAB")
@@ -613,7 +614,8 @@ def _(folder: Path) -> Cases:
     for scale in (1.0000002, 1.0005):
         values = PIXELS / PIXELS.max() * scale
         yield Case(values.astype(np.float32), np.rint(255.0 * PIXELS / PIXELS.max()), 1)
-    yield Case(PIXELS / 255 - 1e-9, PIXELS)
+    for least, most in ((-1e-9, 255), (-1e-9, 60)):
+        yield Case((PIXELS.clip(0, most) / 255 + least).clip(least), PIXELS.clip(0, most))
 
 
 @case("Array of fractions a tenth beyond 0 to 1")

@@ -206,7 +206,7 @@ def test_files_are_counted_once_and_those_passed_over_are_named(tmp_path, caplog
 
 @pytest.mark.parametrize(
     "change",
-    [{"miou": ["a"]}, {"miou": [None]}, {"miou": 0.5}, {"miou": []}, {"fold": [0]}, {"fold": 9}, {"fold": "0"},
+    [{"miou": ["a"]}, {"miou": [None]}, {"miou": 0.5}, {"miou": []}, {"fold": [0]}, {"fold": 9}, {"fold": "0"}, {"shots": "1"},
      {"per_class": {"cat": []}}, {"per_class": [1]}],
     ids=str,
 )  # fmt: skip

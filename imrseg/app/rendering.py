@@ -66,7 +66,7 @@ def filmstrip(
 
     def make(step: int, picture: int) -> str:
         pixels = drawn[picture] if step == shown else draw(scene, finding, step, picture, view, threshold)
-        words = caption(scene, finding, step, picture, threshold).replace("IoU", "as before")
+        words = caption(scene, finding, step, picture, threshold) + (" with before" if step else "")
         return f'<img src="{data_uri(pixels, THUMB)}" alt=""><span>{words}</span>'
 
     columns = []

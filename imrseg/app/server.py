@@ -131,9 +131,9 @@ def private_folder() -> Iterator[Folder]:
     Names of files have a secret in them, new with every start: who does not have a file cannot name it.
     """
     above = os.environ.get("GRADIO_TEMP_DIR")
-    if above is not None:
+    if above:
         os.makedirs(above, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="imrseg-", dir=above, ignore_cleanup_errors=True) as path:
+    with tempfile.TemporaryDirectory(prefix="imrseg-", dir=above or None, ignore_cleanup_errors=True) as path:
         os.environ["GRADIO_TEMP_DIR"] = path
         processing_utils.hash_seed = secrets.token_bytes(32)
         for module in [module for name, module in sys.modules.items() if name.startswith("gradio.")]:

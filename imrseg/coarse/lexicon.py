@@ -131,11 +131,9 @@ class Lexicon:
         words = split_words(without_accents(label))  # the dictionary has none
         while len(words) > 1 and words[0] in ARTICLES:
             del words[0]
-        word = self._find(self._measured(words))
-        if word is not None:
-            words = self._measured(words)
-        else:
-            word = self._find(words)
+        measured = self._measured(words)
+        words = measured if self._find(measured) else words
+        word = self._find(words)
         if word is None and any("-" in w for w in words):
             words = [part for w in words for part in w.split("-")]
             word = self._find(words)
@@ -151,7 +149,7 @@ class Lexicon:
         if familiarity < FAMILIAR:
             note = f"“{shown}” is not a word this preset knows; the result is a guess. Try a simpler name."
         else:
-            note = f"“{shown}” is not in the dictionary, which is of English words; its meaning was guessed from its parts."
+            note = f"“{shown}” is not in the English dictionary; its meaning was guessed from its parts."
         return Meaning(mixture, None, (note,))
 
     def _measured(self, words: list[str]) -> list[str]:
@@ -165,9 +163,13 @@ class Lexicon:
         return self._measured(rest)
 
     def _is_measure(self, words: list[str]) -> bool:
-        return any(
-            word.removesuffix(end) in MEASURES for word in (words[-1], "-".join(words[-2:])) for end in ("", "s", "es")
-        )
+        """Whether words before "of" say how, or how much: "a large group", but not "man behind a row" or "tv set"."""
+        if set(words) & PREPOSITIONS or any(self._ends_head(words, i) for i in range(1, len(words))):
+            return False
+        last, two = words[-1], "-".join(words[-2:])
+        if len(words) > 1 and two not in MEASURES and self._singular(" ".join(words[-2:])):
+            return False
+        return any(word.removesuffix(end) in MEASURES for word in (last, two) for end in ("", "s", "es"))
 
     def _singular(self, word: str) -> str | None:
         """The form of ``word`` that is known: itself, or its singular, or None."""

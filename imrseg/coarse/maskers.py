@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,9 @@ class ClipSettings:
         if not isinstance(self.vocabulary, (list, tuple)) or not all(isinstance(w, str) for w in self.vocabulary):
             raise InputError("The vocabulary must be a list of words.")
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
-        if self.side is not None and (isinstance(self.side, bool) or not isinstance(self.side, int) or self.side < 1):
+        if self.side is not None and (
+            isinstance(self.side, bool) or not isinstance(self.side, Integral) or self.side < 1
+        ):
             raise InputError(f"CLIP's side must be a whole number of pixels, not {shown(self.side)}.")
 
 

@@ -281,7 +281,7 @@ def fss(data: Path, splits: Path | None, part: str) -> list[Entry]:
         InputError: there are no classes, or the list is missing or names a class that is not there or is empty.
     """
     root = data / "FSS-1000"
-    there = sorted(p.name for p in root.glob("*") if p.is_dir())
+    there = sorted(p.name for p in root.glob("*") if p.is_dir() and not p.name.startswith((".", "__")))  # __MACOSX
     if not there:
         raise InputError(f"{root} holds no classes. Expected {root}/class/1.jpg with its mask 1.png.")
     if splits is None:

@@ -46,7 +46,9 @@ class Annotations:
             for one in self._coco.anns.values():
                 self._check(one)
         except (AssertionError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise InputError(f"{file} does not hold COCO's instance annotations ({error!r}).") from None
+            raise InputError(
+                f"{file} does not hold COCO's instance annotations ({str(error) or type(error).__name__})."
+            ) from None
         self._rle = mask
 
     def _check(self, one: Mapping[str, Any]) -> None:

@@ -259,6 +259,8 @@ def test_fss_tells_classes_without_pictures_and_takes_suffixes_as_they_come(tmp_
     (tmp_path / "test.txt").write_text("bus\nbus\n")
     (entry,) = held_out("fss", tmp_path, tmp_path, None)
     assert entry.target().tolist() == [[0, 1, 1]]
+    (tmp_path / "FSS-1000/__MACOSX").mkdir()
+    assert [e.name for e in fss(tmp_path, tmp_path, "test")] == ["bus", "bus"]
     (tmp_path / "test.txt").write_text("bus\nabacus\n")
     with pytest.raises(InputError, match=r"Classes are empty \(1\): .*abacus"):
         held_out("fss", tmp_path, tmp_path, None)
