@@ -20,22 +20,8 @@ from imrseg import __version__
 from imrseg.errors import InputError, WeightsError, shown
 from imrseg.presets import list_presets
 
-SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".gif",
-    ".jp2",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jfif",
-    ".jpe",
-}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic",
+            ".heif"}  # fmt: skip
 DEVICES = "auto, cpu, cuda, cuda:1 or mps"
 
 
@@ -90,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def ended_cleanly() -> Iterator[None]:
-    """Whoever asks the process to end lets it clean up, as Ctrl-C does; but not one of several that wait for each other."""
+    """Let who asks the process to end have it clean up, as Ctrl-C does; but not one of several, which wait in C code."""
     if threading.current_thread() is not threading.main_thread() or "TORCHELASTIC_RUN_ID" in os.environ:
         yield
         return

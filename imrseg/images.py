@@ -119,7 +119,8 @@ def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Pictur
     """Read a picture from a path, a PIL image or an array (H, W), (H, W, 3) or (H, W, 4) of any real numbers.
 
     EXIF orientation is applied; colours become sRGB, 8 bits each; transparency is laid on white; of an
-    animation the first frame is taken, of a PIL image that at which it stands. ``docs/inputs.md`` says what becomes of each kind of file and array.
+    animation the first frame is taken, of a PIL image that at which it stands. ``docs/inputs.md`` says what
+    becomes of each kind of file and array.
     Pictures of files at the usual ``side`` are remembered for a while.
 
     Args:

@@ -372,7 +372,7 @@ class Run:
         return step
 
     def verdict(self, threshold: float = 0.5, answer: Step | None = None) -> list[str]:
-        """``warnings``, and a sentence where the run's answer, its last step by default, is empty or the label is doubted."""
+        """``warnings``, and a sentence where the ``answer``, the last step by default, is empty or the label is doubted."""
         last = answer or self.steps[-1]
         small = last.query_at(last.query_soft.shape[-2:])
         return verdict(self.label, self.warnings, self.confidence, float((small >= last.cut(threshold)).mean()))
