@@ -136,8 +136,8 @@ def private_folder() -> Iterator[Folder]:
     with tempfile.TemporaryDirectory(prefix="imrseg-", dir=above or None, ignore_cleanup_errors=True) as path:
         os.environ["GRADIO_TEMP_DIR"] = path
         processing_utils.hash_seed = secrets.token_bytes(32)
-        for module in [module for name, module in sys.modules.items() if name.startswith("gradio.")]:
-            if hasattr(module, "DEFAULT_TEMP_DIR"):  # read when Gradio was imported
+        for name, module in list(sys.modules.items()):
+            if name.startswith("gradio.") and "DEFAULT_TEMP_DIR" in vars(module):  # read when Gradio was imported
                 vars(module)["DEFAULT_TEMP_DIR"] = path
         try:
             yield Folder(Path(path))
