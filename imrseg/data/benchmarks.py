@@ -321,9 +321,14 @@ def folder(root: Path) -> list[Entry]:
 
 
 def folder_problems(root: Path) -> dict[str, list[str]]:
-    """Class folders without any pictures or masks, by kind of problem."""
-    problems: dict[str, list[str]] = {"Classes are empty": [], "Classes have no masks": []}
+    """Class folders without any pictures or masks, and masks of which it is not clear which counts, by kind of problem."""
+    twice = "Masks have the same name but for the suffix"
+    problems: dict[str, list[str]] = {"Classes are empty": [], "Classes have no masks": [], twice: []}
     for home in _homes(root):
+        known: dict[str, Path] = {}
+        for mask in _files(home / "masks"):
+            if known.setdefault(mask.stem, mask) != mask:
+                problems[twice].append(str(mask))
         if not _files(home / "images"):
             problems["Classes are empty"].append(str(home))
         elif not _files(home / "masks"):

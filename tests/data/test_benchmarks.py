@@ -179,6 +179,9 @@ def test_folder_matches_by_stem_and_takes_nonzero_as_object(tmp_path):
     (entry,) = held_out("folder", tmp_path, None, None)
     assert entry.name == "mug"
     assert entry.target().tolist() == [[0, 1]]  # 255 is the object here, not "ignore"
+    Image.new("L", (2, 1)).save(tmp_path / "mug/masks/1.webp")
+    with pytest.raises(InputError, match=r"same name but for the suffix \(1\): .*mug/masks/1\.webp"):
+        held_out("folder", tmp_path, None, None)
 
 
 def test_a_folder_without_classes_is_refused(tmp_path):
