@@ -15,8 +15,8 @@ import torch
 
 from imrseg.export import encode_mask
 from imrseg.images import remembered
-from imrseg.run import Clock
 from imrseg.segmenter import Segmenter
+from imrseg.timing import Clock
 
 SIZE = (3000, 4000)  # height, width of the pictures: 12 megapixels, a telephone's
 RUNS = 7

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 import unicodedata
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from imrseg.errors import InputError, shown
 from imrseg.images import ImageSource, open_pictures, to_size
 from imrseg.models.refiner import RefinerState, held
 from imrseg.postprocess import AGGREGATES, aggregate
+from imrseg.timing import Clock, Laps
 
 if TYPE_CHECKING:
     from imrseg.models.consensus import Consensus
@@ -450,43 +449,6 @@ def verdict(label: str, warnings: Sequence[str], confidence: float | None, cover
     if confidence is not None and confidence < UNLIKELY:
         return [*warnings, f"“{label}” is probably not in the query picture."]
     return list(warnings)
-
-
-class Laps:
-    """Seconds between moments of the device's work, which are asked for when it is over."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._moments = device, [self._moment(device)]
-
-    def lap(self) -> None:
-        self._moments.append(self._moment(self._device))
-
-    def seconds(self) -> list[float]:
-        """Of each lap. Waits for the device."""
-        pairs = list(pairwise(self._moments))
-        if self._device.type != "cuda":
-            return [after - before for before, after in pairs]
-        self._moments[-1].synchronize()
-        return [before.elapsed_time(after) / 1000 for before, after in pairs]
-
-    @staticmethod
-    def _moment(device: torch.device) -> Any:
-        if device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(device))
-        return event
-
-
-class Clock:
-    """Seconds since it was made or last asked."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def lap(self) -> float:
-        before, self._since = self._since, time.perf_counter()
-        return self._since - before
 
 
 def check_label(label: str, kind: str = "label") -> str:
