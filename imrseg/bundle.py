@@ -26,7 +26,7 @@ from PIL import Image
 from imrseg import __version__, weights
 from imrseg.coarse.maskers import ClipSettings
 from imrseg.errors import InputError
-from imrseg.export import describe, encode_mask, encode_picture, writing
+from imrseg.export import check_target, describe, encode_mask, encode_picture, writing
 from imrseg.images import open_picture
 from imrseg.run import Options, Result, Step
 from imrseg.segmenter import Segmenter
@@ -103,9 +103,10 @@ def write_zip(path: str | Path, founds: Sequence[Found], segmenter: Segmenter) -
 
     Raises:
         InputError: nothing was found yet, a picture is no longer there, a query has more than 255 labels,
-            what the figures need is not installed, or it cannot be written.
+            what the figures need is not installed, or it cannot be written or is one of the pictures.
     """
     path = Path(path)
+    check_target(path, [source for found in founds for source in (found.query, *found.supports)])
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}-{uuid.uuid4().hex}")

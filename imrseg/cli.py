@@ -276,8 +276,10 @@ def segment(args: argparse.Namespace) -> None:
     from imrseg.images import open_picture, open_pictures
     from imrseg.run import check_label
 
-    files = [file for given in args.query for file in pictures_in(given)]
-    queries = list({os.path.abspath(file): file for file in reversed(files)}.values())[::-1]  # each once
+    once: dict[str, Path] = {}
+    for file in (file for given in args.query for file in pictures_in(given)):
+        once.setdefault(os.path.abspath(file), file)
+    queries = list(once.values())
     labels = list(dict.fromkeys(map(check_label, args.label)))
     sources = [*queries, *args.support]
     if args.zip:
@@ -373,8 +375,8 @@ def evaluate(args: argparse.Namespace) -> None:
                 write_json(args.json, {**result, "benchmark": args.benchmark, "fold": args.fold})
             finally:  # hours of work: on the terminal, if not in the file
                 say(tables.by_class(result))
-                usable = sum(entry.name not in result["skipped"] for entry in entries)
                 if result["unreached"]:
+                    usable = sum(entry.name not in result["skipped"] for entry in entries)
                     say(f"No episode came to {len(result['unreached'])} classes, which are not in the mean:"
                         f" {', '.join(result['unreached'])}. {usable} episodes take each line once.")  # fmt: skip
 

@@ -378,3 +378,11 @@ def test_a_name_of_several_lines_writes_no_command(segmenter, founds):
     found = made("cat", np.zeros((4, 4)), Path("/b") / name, [Path("/c") / name])
     note = bundle.command([found], segmenter).split("\n")[0]
     assert note == "# a rm -r here #-2.png is another a rm -r here #.png: save it so."
+
+
+def test_a_zip_replaces_no_picture_that_it_is_of(segmenter, save, cat):
+    path = save(cat, "a.jpg")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="would be replaced"):
+        bundle.write_zip(path, [Found.of(segmenter.segment(path, [], "cat", steps=0), path, [])], segmenter)
+    assert path.read_bytes() == before

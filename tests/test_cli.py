@@ -439,6 +439,8 @@ def test_queries_may_be_given_one_by_one_and_count_once(main, files, tmp_path):
                         "cat", "--steps", 0, "--out", tmp_path / "out")  # fmt: skip
     assert status == 0
     assert names(tmp_path / "out") == {"tom_cat", "cup_cat", "manifest.json"}
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text("utf-8"))
+    assert [result["folder"] for result in manifest["results"]] == ["tom_cat", "cup_cat"]  # as they were given
     (tmp_path / "in/link.jpg").symlink_to(files["query"])  # another name, another result
     status, _, _ = main("segment", "--query", files["query"], tmp_path / "in/link.jpg", "--label", "cat", "--steps", 0,
                         "--out", tmp_path / "two")  # fmt: skip

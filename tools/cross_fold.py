@@ -55,7 +55,7 @@ def score_run(
     run: Path, folds: list[int], args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, list[float]], np.ndarray]:
     """Of one training: each fold's result, its classes' rows, and the coarse masks' mean at ``LEVELS``."""
-    results, per_class, coarse, wanted = [], {}, {}, []
+    results, per_class, coarse, without = [], {}, {}, []
     for fold in folds:
         (checkpoint,) = (run / f"fold{fold}").glob("*.safetensors")
         segmenter = Segmenter.from_preset(args.preset, checkpoint=checkpoint, coarse=args.coarse)
@@ -66,13 +66,12 @@ def score_run(
             options=Options(aggregate=args.aggregate, consensus=args.consensus),
         )  # fmt: skip
         results.append({**result, "benchmark": "pascal", "fold": fold})
-        wanted += sorted({e.name for e in entries})
+        without += result["skipped"] + result["unreached"]
         per_class |= result["per_class"]
         coarse |= best_coarse(segmenter, entries)
-    without = [name for name in wanted if name not in per_class]
     if without:
         raise SystemExit(f"{args.episodes} episodes per fold are too few: {', '.join(without)} had none.")
-    return results, {name: per_class[name] for name in wanted}, np.mean([coarse[name] for name in wanted], 0)
+    return results, per_class, np.mean([coarse[name] for name in per_class], 0)
 
 
 def main() -> None:

@@ -71,6 +71,12 @@ def without_accents(label: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", label) if not unicodedata.combining(c))
 
 
+def without_article(words: list[str]) -> list[str]:
+    """What follows articles; the last word is kept."""
+    first = next((i for i, word in enumerate(words) if word not in ARTICLES), len(words) - 1)
+    return words[first:]
+
+
 def unpack_lines(packed: np.ndarray) -> list[str]:
     return packed.tobytes().decode().split("\n")
 
@@ -129,10 +135,10 @@ class Lexicon:
         if not shown:
             raise InputError(f"The label “{label}” has no word in it. Type what to look for, for example: cat")
         words = split_words(without_accents(label))  # the dictionary has none
-        while len(words) > 1 and words[0] in ARTICLES:
-            del words[0]
+        words = without_article(words)
         measured = self._measured(words)
-        words = measured if self._find(measured) else words
+        if measured is not words and self._find(measured):
+            words = measured
         word = self._find(words)
         if word is None and any("-" in w for w in words):
             words = [part for w in words for part in w.split("-")]
@@ -157,10 +163,7 @@ class Lexicon:
         ends = [i for i in range(1, len(words) - 1) if words[i] == "of" and self._is_measure(words[:i])]
         if not ends or self._singular(" ".join(words)):
             return words
-        rest = words[ends[0] + 1 :]
-        while len(rest) > 1 and rest[0] in ARTICLES:
-            del rest[0]
-        return self._measured(rest)
+        return self._measured(without_article(words[ends[0] + 1 :]))
 
     def _is_measure(self, words: list[str]) -> bool:
         """Whether words before "of" say how, or how much: "a large group", but not "man behind a row" or "tv set"."""
