@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -74,10 +75,10 @@ class Found:
     supports: Sequence[Path]
 
     @classmethod
-    def of(cls, result: Result, query: Path, supports: Sequence[Path]) -> Found:
+    def of(cls, result: Result, query: str | Path, supports: Sequence[str | Path]) -> Found:
         return cls(
-            result.label, result.steps, result.threshold, result.warnings, result.confidence, result.options, query,
-            supports,
+            result.label, result.steps, result.threshold, result.warnings, result.confidence, result.options,
+            Path(query), [Path(support) for support in supports],
         )  # fmt: skip
 
     @property
@@ -122,16 +123,28 @@ def write_zip(path: str | Path, founds: Sequence[Found], segmenter: Segmenter) -
             part.unlink(missing_ok=True)
 
 
+def check_packages() -> None:
+    """See that what a ZIP is made with is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        for name in ("matplotlib", "pycocotools"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"The ZIP needs more packages: pip install imrseg[app] ({error}).") from None
+
+
 def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[str, bytes]]:
     """Each file of the ZIP, its name and bytes, as soon as it is made.
 
     A folder for each query, in it one for each label; pictures that show all labels where there are
     several; then what covers the whole run.
     """
-    try:
-        from imrseg import coco, figures
-    except ImportError as error:
-        raise InputError(f"The download needs more packages: pip install imrseg[app] ({error}).") from None
+    check_packages()
+    from imrseg import coco, figures
+
     if not founds:
         raise InputError("There is nothing to save yet: run first.")
     by_query: dict[Path, list[Found]] = {}
@@ -140,6 +153,7 @@ def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[st
     if max(map(len, by_query.values())) > MAX_LABELS:
         raise InputError(f"One picture has too many labels. Accepted: up to {MAX_LABELS}.")
 
+    names_of = names_apart(path for found in founds for path in (found.query, *found.supports))
     support = cache(lambda path: open_picture(path).pixels)
     folders: list[str] = list(FILES)
     images, results = [], []
@@ -164,14 +178,16 @@ def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[st
                 for kind, content in draw(shown, found.steps, found.threshold, found.label).items():
                     yield f"{place}/{name}.{kind}", content
             yield f"{place}/soft_masks.npz", encode_soft_masks(found, segmenter)
-            results.append({"folder": place, "value": value, **run_settings(found), "covered": float(mask.mean())})
+            names = {"query": names_of[query], "supports": [names_of[path] for path in found.supports]}
+            covered = float(mask.mean())
+            results.append({"folder": place, "value": value, **run_settings(found), **names, "covered": covered})
         if len(here) > 1:
             index = label_map(here)
             colours = figures.palette(len(here))
             coloured = figures.labelled(viewed, bounded(index), [found.label for found in here])
             yield f"{folder}/labels.png", encode_label_map(index, colours)
             yield f"{folder}/labels_overlay.png", encode_picture(coloured)
-        images.append((picture.name, picture.size, shapes))
+        images.append((names_of[query], picture.size, shapes))
     for segmentation in coco.SEGMENTATIONS:
         yield f"coco_{segmentation}.json", encode_json(coco.dataset(images, segmentation))
     again = command(founds, segmenter)

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -283,6 +284,7 @@ def segment(args: argparse.Namespace) -> None:
     labels = list(dict.fromkeys(map(check_label, args.label)))
     sources = [*queries, *args.support]
     if args.zip:
+        bundle.check_packages()
         export.check_target(args.zip, sources)
     export.home_of(args.out)
     supports = open_pictures(args.support)
@@ -307,6 +309,8 @@ def segment(args: argparse.Namespace) -> None:
         jobs = {"": next(iter(jobs.values()))}
     for name in jobs:
         export.check_apart(args.out / name, sources)
+    if args.zip:
+        export.check_zip(args.zip, args.out, jobs)
     if "" in jobs:
         records = {"": one(*jobs[""], args.out)}
     else:
@@ -314,7 +318,7 @@ def segment(args: argparse.Namespace) -> None:
         with export.staged(args.out) as folder:
             for name, (query, label) in tqdm(jobs.items(), desc="segment", unit="result"):
                 records[name] = one(query, label, folder / name)
-            export.write_json(folder / "manifest.json", manifest(records, segmenter))
+            export.write_json(folder / "manifest.json", manifest(jobs, records, segmenter))
     if args.zip:
         bundle.write_zip(args.zip, founds, segmenter)
     for name, record in records.items():
@@ -334,14 +338,17 @@ def pictures_in(given: Path) -> list[Path]:
     return found
 
 
-def manifest(records: dict[str, dict[str, Any]], segmenter: Any) -> dict[str, Any]:
+def manifest(jobs: dict[str, tuple[Path, str]], records: dict[str, dict[str, Any]], segmenter: Any) -> dict[str, Any]:
+    """What lies where; a query whose name another has, too, is called by its path."""
     from imrseg import export
 
-    kept = ("query", "label", "confidence", "warnings")
-    results = [
-        {"folder": name, **{key: record[key] for key in kept}, "covered": record["steps"][-1]["covered"]}
-        for name, record in records.items()
-    ]
+    named = Counter(query.name for query in {query for query, _ in jobs.values()})
+    results = []
+    for name, record in records.items():
+        query = jobs[name][0]
+        kept = {key: record[key] for key in ("label", "confidence", "warnings")}
+        called = query.name if named[query.name] == 1 else query.as_posix()
+        results.append({"folder": name, "query": called, **kept, "covered": record["steps"][-1]["covered"]})
     return {**export.describe(segmenter), "results": results}
 
 

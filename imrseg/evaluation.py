@@ -14,12 +14,13 @@ from tqdm import tqdm
 from imrseg import distributed, weights
 from imrseg.data import entries as data_sets
 from imrseg.data.benchmarks import classes, held_out
+from imrseg.data.checks import tell
 from imrseg.data.entries import IGNORE, Entry
 from imrseg.errors import InputError, WeightsError
 from imrseg.export import describe
 from imrseg.images import Picture, open_picture
 from imrseg.metrics import Scores
-from imrseg.run import Options
+from imrseg.run import Options, check_label
 from imrseg.segmenter import Segmenter
 
 __all__ = ["classes", "evaluate", "held_out"]
@@ -60,7 +61,8 @@ def evaluate(
         of itself and its training.
 
     Raises:
-        InputError: no class has enough pictures; numbers that are too small; true masks of no supports.
+        InputError: no class has enough pictures; numbers that are too small; true masks of no supports; a class whose
+            name cannot be a label.
     """
     if zero_shot and true_supports:
         raise InputError("Without supports there are no true masks of theirs. Choose zero-shot or true supports.")
@@ -70,28 +72,32 @@ def evaluate(
     count, options = segmenter.check_steps(steps), segmenter.effective(options or Options())
     shots = 0 if zero_shot else shots
     drawn, skipped = data_sets.episodes(entries, shots, episodes, seed, uniform)
+    check_labels(segmenter, entries)
     scores, began = Scores(count), time.perf_counter()
 
     @lru_cache(maxsize=512)
     def picture(path: Path) -> Picture:
         return open_picture(path)
 
-    segmenter.remember = REMEMBER
     own = drawn[distributed.rank() :: distributed.size()]
-    for query, supports in tqdm(
-        own, desc="evaluate", unit="episode", mininterval=1.0, disable=distributed.rank() > 0
-    ):  # fmt: skip
-        entry = entries[query]
-        pictures = [picture(entries[i].image) for i in supports]
-        target = entry.target()
-        if side is not None:
-            target = cv2.resize(target, (side, side), interpolation=cv2.INTER_NEAREST)
-        run = segmenter.start(picture(entry.image), pictures, entry.label, options)
-        if true_supports:
-            run.correct(0, {k: true_marks(entries[i].target()) for k, i in enumerate(supports, 1)})
-        done = [run.steps[0], *run.advance_by(count)]
-        for step in [*done[:-1], run.finish()]:
-            scores.add(entry.name, step.index, step.query_at(target.shape) >= step.cut(), target)
+    kept, segmenter.remember = segmenter.remember, max(segmenter.remember, REMEMBER)
+    try:
+        for query, supports in tqdm(
+            own, desc="evaluate", unit="episode", mininterval=1.0, disable=distributed.rank() > 0
+        ):  # fmt: skip
+            entry = entries[query]
+            pictures = [picture(entries[i].image) for i in supports]
+            target = entry.target()
+            if side is not None:
+                target = cv2.resize(target, (side, side), interpolation=cv2.INTER_NEAREST)
+            run = segmenter.start(picture(entry.image), pictures, entry.label, options)
+            if true_supports:
+                run.correct(0, {k: true_marks(entries[i].target()) for k, i in enumerate(supports, 1)})
+            done = [run.steps[0], *run.advance_by(count)]
+            for step in [*done[:-1], run.finish()]:
+                scores.add(entry.name, step.index, step.query_at(target.shape) >= step.cut(), target)
+    finally:
+        segmenter.remember = kept
     whole = Scores(count)
     for each in distributed.gathered(scores):
         whole.merge(each)
@@ -112,6 +118,21 @@ def evaluate(
         **origin(segmenter),
         "seconds": time.perf_counter() - began,
     }
+
+
+def check_labels(segmenter: Segmenter, entries: list[Entry]) -> None:
+    """See that every class's name can be read, before hours of work.
+
+    Raises:
+        InputError: one cannot; the message gives all of them.
+    """
+    problems: dict[str, list[str]] = {}
+    for label in sorted({entry.label for entry in entries}):
+        try:
+            segmenter.masker.read(check_label(label), [], False)
+        except InputError:
+            problems.setdefault("Classes are called by what is no label", []).append(label[:40])
+    tell(problems)
 
 
 def true_marks(target: np.ndarray) -> np.ndarray:

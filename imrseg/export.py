@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MASK_NAME = re.compile(r"(query|support\d+)_step\d+\.png")
 PANEL = "panel.png"
+RECORDS = (PANEL, "result.json", "manifest.json")
 
 
 def write_result(
@@ -167,6 +168,20 @@ def check_apart(out: Path, sources: Sequence[ImageSource]) -> None:
         path = Path(os.path.realpath(source))
         if str(path.parent) == home and (path.name == PANEL or MASK_NAME.fullmatch(path.name)):
             raise InputError(f"“{path}” is one of the pictures, and a result would replace it. Choose another folder.")
+
+
+def check_zip(path: Path, out: Path, names: Iterable[str]) -> None:
+    """See that a ZIP and the results in ``out`` and its folders ``names`` do not stand in each other's way.
+
+    Raises:
+        InputError: they do.
+    """
+    place, home = Path(os.path.realpath(path)), Path(os.path.realpath(out))
+    folders = [home, *(home / name for name in names)]
+    if place in (*folders, *home.parents):
+        raise InputError(f"“{path}” is where the results' folder is to be. Give the ZIP another name.")
+    if place.parent in folders and (place.name in RECORDS or MASK_NAME.fullmatch(place.name)):
+        raise InputError(f"“{path}” would replace one of the results. Give the ZIP another name.")
 
 
 @contextmanager

@@ -14,9 +14,8 @@ import stat
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +50,7 @@ UPRIGHT = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRA
            7: T.TRANSVERSE, 8: T.ROTATE_90}  # what EXIF's orientation asks for  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture ready to use.
 
@@ -108,7 +107,7 @@ def open_pictures(sources: Sequence[ImageSource]) -> list[Picture]:
     Raises:
         InputError: as ``open_picture`` does, for the first that cannot be used.
     """
-    with _quiet():
+    with _quiet:
         if sum(not isinstance(source, Picture) for source in sources) < 2:
             return [_open(source) for source in sources]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -132,16 +131,36 @@ def open_picture(source: ImageSource, side: int | None = WORKING_SIDE) -> Pictur
         InputError: not a picture, larger than ``MAX_PIXELS``, ``MAX_SIDE`` or ``MAX_BYTES``, broken, or an
             array of another kind.
     """
-    with _quiet():
+    with _quiet:
         return _open(source, side)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings: of broken metadata, and of sizes that are checked here."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        yield
+class Quiet:
+    """Without Pillow's warnings: of broken metadata, and of sizes that are checked here.
+
+    Filters of warnings are the process's: the first thread within sets this one, the last takes it away.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._within = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.filterwarnings("ignore", module="PIL")
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                self._before.__exit__(None, None, None)
+
+
+_quiet = Quiet()
+_of_callers = threading.Lock()  # a PIL image reads its file when it is used, which two threads must not do at once
 
 
 def _open(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
@@ -156,7 +175,8 @@ def _open(source: ImageSource, side: int | None = WORKING_SIDE) -> Picture:
     name = (Path(os.fsdecode(path)).name if isinstance(path, (str, bytes, Path)) else "") or "picture"
     try:
         if isinstance(source, Image.Image):
-            return _finish(source, name, side, [])
+            with _of_callers:
+                return _finish(source, name, side, [])
         with _open_file(Path(source)) as file:
             if side != WORKING_SIDE or os.fstat(file.fileno()).st_size > REMEMBERED:
                 return _decode(file, name, side)

@@ -81,7 +81,7 @@ class Options:
         return {**asdict(self), "distractors": list(self.distractors)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """The masks after one refinement; step 0 holds the coarse masks.
 
@@ -127,7 +127,7 @@ class Step:
         return min(threshold * self.level / 0.5, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """What ``Segmenter.segment`` returns.
 
@@ -225,8 +225,8 @@ class Run:
         But for steps whose masks are changed on the host, by marks or edges. Where the device's memory is full,
         with less at once.
         """
-        if count < 0:
-            raise InputError(f"The number of steps must be 0 or more, not {count}.")
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
+            raise InputError(f"The number of steps must be a whole number of 0 or more, not {shown(count)}.")
         if count > 1 and (self._marks or self._cleans_every_step):
             return [self.advance() for _ in range(count)]
         return self._sparing(count) if count else []
@@ -290,12 +290,15 @@ class Run:
         """
         if not isinstance(index, Integral) or not 0 <= index < len(self.steps):
             raise InputError(f"There is no step {index}; the last is {len(self.steps) - 1}.")
+        if not isinstance(marks, Mapping):
+            raise InputError(f"Marks must be given by picture, as in {{0: marks}}, not as {type(marks).__name__}.")
         given = {picture: self._checked(picture, values) for picture, values in marks.items()}
         self._remember()
         for picture, values in given.items():
             before = self._marks.get(picture)
-            if before is not None:  # a new mark counts more than an old one
-                before = cv2.resize(before, values.shape[::-1], interpolation=cv2.INTER_NEAREST)
+            if before is not None:  # a new mark counts more than an old one; neither is lost in coarser cells
+                size = [max(sides) for sides in zip(before.shape, values.shape, strict=True)]
+                before, values = (cv2.resize(m, size[::-1], interpolation=cv2.INTER_NEAREST) for m in (before, values))
                 values = np.where(values == 0, before, values)
             self._marks[picture] = values
         for step in self.steps[index + 1 :]:
@@ -333,6 +336,9 @@ class Run:
         """Whether marks of the user's took part."""
         return bool(self._marks)
 
+    def __copy__(self) -> Run:
+        return self.copy()
+
     def copy(self) -> Run:
         """A run that goes on from here by itself."""
         other = Run.__new__(Run)
@@ -350,7 +356,13 @@ class Run:
         return kept | {"_states": [], "_consensus": None}
 
     def _remember(self) -> None:
-        """What ``release`` let go of, by doing everything once more."""
+        """What ``release`` let go of, by doing everything once more.
+
+        Raises:
+            InputError: the run was pickled and has no model.
+        """
+        if not hasattr(self, "segmenter"):
+            raise InputError("This run comes without a model. To go on, set run.segmenter to a Segmenter.")
         if self._states:
             return
         again = self.segmenter.start(self.query, self.supports, self.label, self.options)
@@ -407,9 +419,15 @@ class Run:
             soft = soft if size is None else to_size(soft, size)
             if picture not in self._marks:
                 return soft
-            small = cv2.resize(self._marks[picture].astype(np.float32), soft.shape[::-1], interpolation=cv2.INTER_AREA)
-            strength = np.minimum(np.abs(small) * 2, 1)  # of a cell half of which is marked
-            return soft * (1 - strength) + (small > 0) * strength
+            marks = self._marks[picture]
+            is_, is_not = (
+                cv2.resize((marks == value).astype(np.float32), soft.shape[::-1], interpolation=cv2.INTER_AREA)
+                for value in (1, -1)
+            )
+            # A mark smaller than a cell has all of it; where both meet, the greater part counts, less as they are alike.
+            alone = (is_ > 0) != (is_not > 0)
+            strength = np.where(alone, 1, np.minimum(np.abs(is_ - is_not) * 2, 1))
+            return soft * (1 - strength) + (is_ > is_not) * strength
 
         query = np.stack([mark(soft, 0) for soft in step.query_soft])
         support = tuple(mark(soft, 1 + k) for k, soft in enumerate(step.support_soft))

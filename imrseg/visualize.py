@@ -49,7 +49,7 @@ def cutout(pixels: np.ndarray, mask: np.ndarray, cut: float = 0.5) -> np.ndarray
 
 def heatmap(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The soft mask in colour, dark blue for 0 to red for 1, over the greyed photograph."""
-    soft = _fitting(pixels, mask).astype(np.float32)
+    soft = _fitting(pixels, mask).astype(np.float32).clip(0, 1)  # of a mask of 0 and 255, too
     colours = cv2.applyColorMap((soft * 255).round().astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
     grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(grey, 0.4, np.ascontiguousarray(colours), 0.6, 0)

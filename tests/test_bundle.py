@@ -2,6 +2,7 @@ import io
 import json
 import shlex
 import shutil
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -386,3 +387,27 @@ def test_a_zip_replaces_no_picture_that_it_is_of(segmenter, save, cat):
     with pytest.raises(InputError, match="would be replaced"):
         bundle.write_zip(path, [Found.of(segmenter.segment(path, [], "cat", steps=0), path, [])], segmenter)
     assert path.read_bytes() == before
+
+
+def test_paths_may_be_words(segmenter, save, cat, tmp_path):
+    query, support = (str(save(cat, f"{name}.png")) for name in ("q", "s"))
+    found = Found.of(segmenter.segment(query, [support], "cat", steps=1), query, [support])
+    assert (found.query, found.supports) == (Path(query), [Path(support)])
+
+
+def test_queries_of_one_name_are_told_apart_in_all_files(quick, segmenter, save, cat, cup):
+    queries = save(cat, "a/01.png"), save(cup, "b/01.png")
+    files = dict(
+        bundle.contents([Found.of(segmenter.segment(q, [], "cat", steps=0), q, []) for q in queries], segmenter)
+    )
+    for name in ("coco_rle.json", "coco_polygons.json"):
+        assert [i["file_name"] for i in json.loads(files[name])["images"]] == ["01.png", "01-2.png"]
+    assert [r["query"] for r in json.loads(files["settings.json"])["results"]] == ["01.png", "01-2.png"]
+    assert "% of 01-2.png" in files["README.txt"].decode()
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "pycocotools"])
+def test_what_a_zip_needs_is_seen_first(founds, segmenter, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=r"pip install imrseg\[app\]"):
+        next(bundle.contents(founds, segmenter))

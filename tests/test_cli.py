@@ -491,3 +491,27 @@ def test_a_file_that_is_no_text_is_no_result(main, files):
     status, _, err = main("tables", files["query"])
     assert status == 2
     assert len(err) < 500
+
+
+@pytest.mark.parametrize("place", ["out", ".", "out/result.json", "out/panel.png", "out/query_step1.png"])
+def test_a_zip_and_the_results_stand_apart(main, files, tmp_path, place):
+    status, _, err = main("segment", "--query", files["query"], "--label", "cat", "--out", tmp_path / "out", "--zip",
+                          tmp_path / place)  # fmt: skip
+    assert status == 2
+    assert "Give the ZIP another name" in err or "Is a directory" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_may_lie_among_the_results(main, files, tmp_path):
+    out = tmp_path / "out"
+    assert main("segment", "--query", files["query"], "--label", "cat", "--steps", 0, "--out", out, "--zip",
+                out / "all.zip")[0] == 0  # fmt: skip
+    assert zipfile.is_zipfile(out / "all.zip")
+    assert json.loads((out / "result.json").read_text("utf-8"))["label"] == "cat"
+
+
+def test_queries_of_one_name_are_told_apart_in_the_manifest(main, save, cat, cup, tmp_path):
+    queries = save(cat, "a/01.png"), save(cup, "b/01.png")
+    assert main("segment", "--query", *queries, "--label", "cat", "--steps", 0, "--out", tmp_path / "out")[0] == 0
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text("utf-8"))
+    assert [result["query"] for result in manifest["results"]] == [q.as_posix() for q in queries]

@@ -133,3 +133,16 @@ def test_data_sets_without_folds_have_none(tmp_path, benchmark):
         held_out(benchmark, tmp_path, None, 7)
     with pytest.raises(InputError, match="has no folds"):
         gather(benchmark, tmp_path, None, "0", [])
+
+
+def test_classes_that_cannot_be_labels_are_told_before_the_work(segmenter, discs):
+    for name in ("+", "x" * 206):
+        shutil.copytree(discs / "orange", discs / name)
+    with pytest.raises(InputError, match=r"what is no label \(2\): \+, xxx"):
+        evaluate(segmenter, held_out("folder", discs, None, None), episodes=2, steps=0)
+
+
+def test_what_a_segmenter_remembers_is_its_owners(segmenter, discs, monkeypatch):
+    monkeypatch.setattr(segmenter, "remember", 0)
+    evaluate(segmenter, held_out("folder", discs, None, None), episodes=2, steps=0)
+    assert segmenter.remember == 0

@@ -1,3 +1,6 @@
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -236,3 +239,20 @@ def test_several_are_opened_in_their_order_and_a_broken_one_is_told(save, tmp_pa
     broken.write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"broken\.png"):
         open_pictures([paths[0], broken, paths[1]])
+
+
+def test_one_pil_image_may_be_used_by_several_threads_at_once(save, cat):
+    path = save(np.tile(cat, (4, 4, 1)), "large.jpg")
+    whole = open_picture(path, side=None).pixels
+    for _ in range(4):
+        image = Image.open(path)  # reads its file when it is used
+        first, second = open_pictures([image, image])
+        assert np.array_equal(first.pixels, second.pixels)
+        assert first.size == whole.shape[:2]
+
+
+def test_warnings_of_others_are_heard_once_pictures_are_open(save, cat):
+    path, before = save(cat, "p.png"), list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: open_picture(path), range(100)))
+    assert list(warnings.filters) == before

@@ -1,6 +1,7 @@
 """A run's options, its steps and what it says."""
 
 import pickle
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -398,3 +399,48 @@ def test_no_steps_backwards(segmenter, cat):
     with pytest.raises(InputError, match="0 or more"):
         run.advance_by(-1)
     assert run.advance_by(0) == []
+
+
+def test_a_coarser_mark_leaves_finer_ones(segmenter, cat):
+    run, fine, coarse = segmenter.start(cat, [], "cat"), np.zeros((400, 400), np.int8), np.zeros((8, 8), np.int8)
+    fine[20:60, 20:60], coarse[7, 7] = 1, -1
+    run.correct(0, {0: fine})
+    last = run.correct(0, {0: coarse})
+    assert (last.query_at((400, 400))[25:55, 25:55] > 0.9).all()
+    assert (last.query_at((400, 400))[-45:, -45:] < 0.1).all()
+
+
+@pytest.mark.parametrize("value", [1, -1])
+def test_a_mark_smaller_than_a_cell_counts(segmenter, cat, value):
+    run, marks = segmenter.start(cat, [], "cat"), np.zeros((3200, 3200), np.int8)
+    marks[1605:1608, 1605:1608] = value  # a cell has 40 x 40
+    for step in (run.correct(0, {0: marks}), run.advance()):
+        assert step.query_at((80, 80))[40, 40] == pytest.approx(float(value == 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [2.0, True, "2", None])
+def test_a_number_of_steps_is_whole(segmenter, cat, count):
+    with pytest.raises(InputError, match="must be a whole number"):
+        segmenter.start(cat, [], "cat").advance_by(count)
+
+
+def test_marks_come_by_picture(segmenter, cat):
+    with pytest.raises(InputError, match="by picture"):
+        segmenter.start(cat, [], "cat").correct(0, np.zeros((4, 4), np.int8))
+
+
+def test_results_are_told_apart_by_what_they_are(segmenter, cat):
+    first, second = (segmenter.segment(cat, [], "cat", steps=1) for _ in range(2))
+    assert first != second
+    assert first.steps[0] in first.steps
+    assert first.steps[0] not in second.steps
+    assert len({first, second, open_pictures([cat])[0]}) == 3
+
+
+def test_a_run_without_a_model_says_so(segmenter, cat):
+    run = segmenter.start(cat, [], "cat")
+    lone = pickle.loads(pickle.dumps(run))
+    with pytest.raises(InputError, match="comes without a model"):
+        lone.advance()
+    lone.segmenter = segmenter
+    assert np.array_equal(lone.advance().query_mask, copy(run).advance().query_mask)
