@@ -213,10 +213,12 @@ def trained_side(path: Path, usual: int, takes: Callable[[int], bool]) -> int:
 
 def with_backbone_of(preset: Preset, path: Path) -> Preset:
     """The preset on ResNet101, where a checkpoint of ours for its network is: no preset has that backbone."""
-    if preset.network != "imr-hsnet" or path.suffix != ".safetensors":
+    if preset.network not in ("imr-hsnet", "imr-pfenet") or path.suffix != ".safetensors":
         return preset
     network = weights.header(path).get("network")
-    deeper = isinstance(network, dict) and network.get("backbone") == "resnet101"
+    deeper = isinstance(network, dict) and (network.get("name"), network.get("backbone")) == (
+        preset.network, "resnet101"
+    )  # fmt: skip
     return replace(preset, backbone="resnet101") if deeper else preset
 
 

@@ -127,7 +127,7 @@ class ClipCam(nn.Module):
                 return [row.clone() for row in F.normalize(text.encode_text(tokens), dim=-1)]
             # The end token sees what comes before it alone: the padding behind it, most of the 77
             # tokens, is not computed.
-            length = int((tokens != 0).sum(1).max())
+            length = int(tokens.argmax(1).max()) + 1
             cut = {
                 "positional_embedding": text.positional_embedding[:length],
                 "attn_mask": text.attn_mask[:length, :length],

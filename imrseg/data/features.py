@@ -118,6 +118,8 @@ class CachedView(View):
         return self.heads[row].astype(np.float32).mean((1, 2))
 
     def _make(self) -> None:
+        for left in self.folder.glob("*.npy"):  # by a making that was broken off
+            left.unlink()
         count = len(self.images)
         shapes = {name: (count, channels, *[self.side // STRIDE[name]] * 2) for name, channels in CHANNELS.items()}
         need, free = sum(2 * math.prod(shape) for shape in shapes.values()), shutil.disk_usage(self.folder).free

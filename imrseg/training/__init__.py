@@ -67,6 +67,8 @@ def train(
         raise InputError(f"{config.network} needs a coarse masker to train with.")
     if masker is not None and config.negatives:
         raise InputError("Masks of absent labels are made by lite's own coarse stage alone. Set negatives=0.")
+    if masker is not None and config.start == "true":
+        raise InputError("With start=true training begins with the true masks. Leave the coarse masker out.")
     out.mkdir(parents=True, exist_ok=True)
     trainee = new_trainee(config, device)
     with distributed.first_alone():
@@ -89,7 +91,7 @@ def train(
     metadata = {
         "network": trainee.settings,
         "config": asdict(config),
-        "coarse": masker.name if masker is not None else "lite" if lite else "true",
+        "coarse": starts.name,
         "classes": sorted({e.name for s in sources for e in s}),
         "pictures": len(set(training.rows)),
     }

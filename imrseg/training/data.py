@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -67,9 +67,14 @@ class Batch:
 
 
 class Starts(Protocol):
-    """Where the masks come from that the first step is given."""
+    """Where the masks come from that the first step is given.
+
+    Attributes:
+        name: for people. origin: tells what makes masks unlike, its settings and weights too.
+    """
 
     name: str
+    origin: str
 
     def masks(self, looks: Sequence[Look], loaded: Loaded) -> Tensor:
         """Masks (B, 1, h, w) in [0, 1] of pictures as they are seen, and what was loaded of them."""
@@ -137,8 +142,16 @@ class TrainingSet:
         if rng.random() >= self.config.negatives:
             alone = rng.random() < self.config.alone
             return Episode(query, query if alone else support, True)
-        lacking = [i for i in rng.choice(span, 20) if self.rows[i] not in shown | self._back]
-        return Episode(int(lacking[0]), support, False) if lacking else Episode(query, support, True)
+        others = (int(i) for i in rng.choice(span, 20) if self.rows[i] not in shown | self._back)
+        lacking = next((i for i in others if not self._shows(i, support)), None)
+        return Episode(query, support, True) if lacking is None else Episode(lacking, support, False)
+
+    def _shows(self, position: int, other: int) -> bool:
+        """Whether the mask of an entry's picture has another's class, too: lists leave out pictures that show little."""
+        entry, value = self.entries[position], self.entries[other].value
+        if entry.value is None or value is None:
+            return False
+        return bool((replace(entry, value=value).target() == 1).any())
 
     def held_out(self) -> list[Episode]:
         """The episodes to choose a checkpoint by: of pictures kept back, classes alike."""
@@ -149,8 +162,12 @@ class TrainingSet:
         return out
 
     def digest(self) -> str:
-        """Tells data sets apart by the names of their pictures and classes."""
+        """Tells data sets apart by the names of their pictures and classes, and by the pictures' order.
+
+        By their place in it pictures are kept back and cropped.
+        """
         names = [[f"{entry.image.name}\t{entry.name}" for entry in source] for source in self.sources]
+        names.append([f"{path.parent.name}/{path.name}" for path in self.images])
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def load(self, look: Look) -> Loaded:

@@ -137,12 +137,14 @@ def fit(
     decay = config.weight_decay if config.optimizer == "adamw" else 0.0
     optimizer = kind(refiner.parameters(), config.learning_rate, weight_decay=decay)
     state, best = out / "state.pt", None
-    data = {"digest": training.digest(), "coarse": starts.name}
+    data = {"digest": training.digest(), "coarse": starts.origin}
     if resume and state.is_file():
         saved = load_state(state, config, data)
         refiner.load_state_dict(saved["refiner"])
         optimizer.load_state_dict(saved["optimizer"])
         first, best = saved["iteration"], saved["best"]
+    if len({*distributed.gathered(first)}) > 1:
+        raise InputError(f"Not all processes find the state in {out}. Give --out a folder that all machines share.")
     forward = Forward(trainee, config, device)
     model: nn.Module = forward
     if distributed.size() > 1:

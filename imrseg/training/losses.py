@@ -30,7 +30,8 @@ def segmentation_loss(logits: Tensor, target: Tensor, dice: float, weight: Tenso
     weight = torch.ones_like(share[:, 0, 0]) if weight is None else weight
     counted = valid * weight.view(-1, 1, 1)
     entropy = F.binary_cross_entropy_with_logits(margin, share, reduction="none")
-    loss = (entropy * counted).sum() / (distributed.total(counted.sum()) / distributed.size())
+    cells = distributed.total(counted.sum()).clamp_min(1e-3)  # of pictures that are all to be ignored none
+    loss = (entropy * counted).sum() / (cells / distributed.size())
     if not dice:
         return loss
     found, wanted = margin.sigmoid() * valid, share * valid

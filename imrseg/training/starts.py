@@ -47,7 +47,7 @@ def load_masker(coarse: str, clip: ClipSettings | None, device: torch.device) ->
 class CoarseMasks:
     """Stage 1 of lite for training pictures: class vectors learned on them, and each label's meaning."""
 
-    name = "lite"
+    name = origin = "lite"
 
     def __init__(self, training: TrainingSet) -> None:
         view = training.views[0]
@@ -78,16 +78,19 @@ class StoredMasks:
 
     Args:
         cells: side of the masks that the network is given.
-        cache: folder; masks are found again by masker, pictures and labels.
+        cache: folder; masks are found again by masker and its settings, by names, folders and sizes of the pictures'
+            files, and by labels.
     """
 
     def __init__(self, training: TrainingSet, masker: Masker, cells: int, cache: Path) -> None:
         self.training, self.cells, self.name = training, cells, masker.name
+        made_by = [masker.name, repr(masker.settings), *map(weights.sha256, masker.files)]
+        self.origin = hashlib.sha256("\n".join(made_by).encode()).hexdigest()
         pairs = {(row, e.label): None for row, e in zip(training.rows, training.entries, strict=True)}
         self._places = {pair: i for i, pair in enumerate(pairs)}
-        known = [masker.name, repr(masker.settings), *map(weights.sha256, masker.files)]
-        known += [f"{training.images[row]}\t{label}" for row, label in pairs]
-        digest = hashlib.sha256("\n".join(known).encode()).hexdigest()
+        files = [(training.images[row], label) for row, label in pairs]
+        known = [f"{path.parent.name}/{path.name}\t{path.stat().st_size}\t{label}" for path, label in files]
+        digest = hashlib.sha256("\n".join([self.origin, *known]).encode(errors="surrogateescape")).hexdigest()
         file = cache / f"coarse-{digest[:12]}.npy"
         if not file.is_file():
             self._make(masker, file)
@@ -135,7 +138,7 @@ class StoredMasks:
 class TrueMasks:
     """The true masks themselves, as HSNet is trained with."""
 
-    name = "true"
+    name = origin = "true"
 
     def __init__(self, training: TrainingSet) -> None:
         self.training = training

@@ -14,10 +14,11 @@ from imrseg.encoders import IMAGENET, normalise
 from imrseg.errors import InputError
 from imrseg.hub import KNOWN
 from imrseg.models.backbones import BlockBackbone
-from imrseg.models.hsnet import STRIDE, IMRHSNet
+from imrseg.models.hsnet import SIDE, STRIDE, IMRHSNet
 from imrseg.models.lite import lite_refiner
 from imrseg.models.pfenet import ZOOM, IMRPFENet
 from imrseg.models.refiner import Refiner
+from imrseg.networks import SIDES
 from imrseg.training.config import Config
 from imrseg.training.data import Loaded
 
@@ -65,6 +66,11 @@ def new_trainee(config: Config, device: torch.device) -> Trainee:
         net = IMRPFENet(config.backbone)
         features = net.features
         cells = ZOOM * (config.side // STRIDE + 1)
+    if config.side not in SIDES or not net.takes(config.side):
+        raise InputError(
+            f"{config.network} takes no pictures of side {config.side}. Accepted: {SIDE}, and what its levels divide"
+            f" evenly from {SIDES[0]} to {SIDES[-1]}, such as multiples of 32."
+        )
     load_imagenet(net.backbone, config.backbone)
     net.to(device)
 

@@ -222,6 +222,14 @@ def test_texts_are_those_of_the_whole_context(cam):
     torch.testing.assert_close(cam.text_features(prompts), expected)
 
 
+def test_a_word_piece_of_number_zero_is_no_padding(cam):
+    """ "!" within a word is CLIP's token 0."""
+    prompts = ["a photo of a Jeopardy!®", "a"]
+    assert (open_clip.tokenize(prompts)[0, :9] == 0).any()
+    expected = F.normalize(cam.model.encode_text(open_clip.tokenize(prompts)), dim=-1)
+    torch.testing.assert_close(cam.text_features(prompts), expected)
+
+
 def test_whole_prompts_are_encoded_together_and_uncut(images, monkeypatch):
     """Apart from the texts whose padding is left out, which round otherwise."""
     model = small(RESNET)

@@ -5,6 +5,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,3 +62,15 @@ def test_of_two_that_start_together_one_makes_them(pictures, tmp_path, monkeypat
     assert made == [1]
     assert all(view.heads.all() for view in views)
     assert "Another process makes the features" in caplog.text
+
+
+def test_what_a_broken_making_left_takes_no_room(pictures, tmp_path, monkeypatch):
+    left = CachedView(pictures, 0, 64, tmp_path / "cache").folder
+    (left / "complete").unlink()
+
+    def usage(folder):
+        assert not list(Path(folder).glob("*.npy"))
+        return SimpleNamespace(free=10**12)
+
+    monkeypatch.setattr(features.shutil, "disk_usage", usage)
+    assert CachedView(pictures, 0, 64, tmp_path / "cache").features(0, False)["s4"].shape == (24, 16, 16)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from imrseg.data.entries import Entry
 from imrseg.data.features import View
 from imrseg.errors import InputError
 from imrseg.models.efficientnet import BACKBONE as LITE
 from imrseg.training import CONFIGS, disturb, gather
 from imrseg.training.data import Look, TrainingSet, make_batch
-from imrseg.training.starts import TrueMasks
+from imrseg.training.starts import StoredMasks, TrueMasks
 
 PLAIN = replace(CONFIGS["imr-hsnet-vgg16"], side=64, batch=6, held_out=0.0)
 
@@ -166,3 +167,45 @@ def test_views_are_crops_that_stay(tmp_path):
     np.testing.assert_array_equal(cropped, View([tmp_path / "a.png"], 1, 32).crop(ramp, 0))
     np.testing.assert_array_equal(view.pixels(0), View([tmp_path / "a.png"], 1, 32).pixels(0))
     assert View([tmp_path / "a.png"], 0, 32).pixels(0).shape == (32, 32, 3)
+
+
+def test_data_sets_whose_pictures_stand_in_another_order_are_told_apart(pictures, tmp_path):
+    """By their place pictures are kept back and cropped."""
+    parts = []
+    for extra in ("a", "z"):
+        home = tmp_path / extra
+        shutil.copytree(pictures / "mug", home / "m/mug")
+        shutil.copytree(pictures / "person", home / extra / "person")
+        parts.append(gather("folder", home / "m", None, "all", [f"folder:{home / extra}"]))
+    first, second = (TrainingSet(*part, PLAIN, PLAIN.side, None) for part in parts)
+    assert first.digest() != second.digest()
+
+
+def test_a_query_that_shows_a_little_of_the_class_lacks_it_not(tmp_path):
+    """Lists name the pictures that show much of a class; the masks say more."""
+    entries = []
+    for i in range(12):
+        mask = np.zeros((60, 60), np.uint8)
+        mask[:30] = 1 + i % 2
+        if i in (1, 3, 5):  # of class 2, with a little of class 1
+            mask[50:, 50:] = 1
+        Image.fromarray(mask).save(tmp_path / f"{i}.png")
+        Image.new("RGB", (60, 60)).save(tmp_path / f"{i}.jpg")
+        entries.append(Entry(tmp_path / f"{i}.jpg", tmp_path / f"{i}.png", f"c{1 + i % 2}", 1 + i % 2))
+    config = replace(CONFIGS["lite"], side=64, negatives=1.0)
+    training = TrainingSet([entries], [e.image for e in entries], config, 64, None)
+    rng = np.random.default_rng(0)
+    drawn = [e for e in (training.draw(rng) for _ in range(300)) if not e.present]
+    assert {e.query for e in drawn} == {0, 2, 4, 6, 8, 10} | {7, 9, 11}
+
+
+def test_coarse_masks_are_made_anew_where_a_picture_was_replaced(pictures, tmp_path, segmenter):
+    home = shutil.copytree(pictures, tmp_path / "data")
+    training = plain_set(home)
+    StoredMasks(training, segmenter.masker, 8, tmp_path)
+    moved = plain_set(shutil.copytree(home, tmp_path / "moved"))
+    StoredMasks(moved, segmenter.masker, 8, tmp_path)
+    assert len(list(tmp_path.glob("coarse-*.npy"))) == 1
+    Image.new("RGB", (120, 90)).save(home / "mug/images/mug0.png")
+    StoredMasks(training, segmenter.masker, 8, tmp_path)
+    assert len(list(tmp_path.glob("coarse-*.npy"))) == 2

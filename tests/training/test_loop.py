@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imrseg import Segmenter, weights
+from imrseg import ClipSettings, Segmenter, weights
 from imrseg.data.features import CachedView
 from imrseg.errors import InputError
 from imrseg.networks import load_network
@@ -306,3 +306,35 @@ def test_the_learning_rate_warms_up_and_decays():
     assert max(rates) == rates[9]
     assert rates[-1] == pytest.approx(0.02, abs=0.01)
     assert loop.learning_rate(replace(config, decay="constant"), 99) == 1.0
+
+
+@pytest.mark.parametrize(("name", "side"), [("imr-hsnet-vgg16", 200), ("hsnet-resnet50-pretrained", 2080)])
+def test_a_side_that_no_checkpoint_may_have_is_refused_before(untrained_backbones, name, side):
+    with pytest.raises(InputError, match=f"no pictures of side {side}. Accepted: 400"):
+        trainees.new_trainee(replace(CONFIGS[name], side=side), torch.device("cpu"))
+
+
+def test_imr_pfenet_on_resnet101_is_read_back(sources, tmp_path, untrained_backbones, segmenter):
+    config = replace(CONFIGS["imr-pfenet-resnet50"], backbone="resnet101", side=33, **SMALL | {"iterations": 1})
+    checkpoint = train(*sources, config, tmp_path, tmp_path, masker=segmenter.masker)
+    deep = Segmenter.from_preset("imr-pfenet-resnet50", "cpu", checkpoint=checkpoint, coarse="lite")
+    assert deep.preset.backbone == "resnet101"
+
+
+def test_true_masks_need_no_coarse_masker(sources, tmp_path, segmenter):
+    with pytest.raises(InputError, match="Leave the coarse masker out"):
+        train(*sources, CONFIGS["hsnet-resnet50-pretrained"], tmp_path, tmp_path, masker=segmenter.masker)
+
+
+def test_a_run_does_not_go_on_with_other_coarse_masks(sources, tmp_path, untrained_backbones, segmenter, monkeypatch):
+    config = replace(CONFIGS["imr-pfenet-resnet50"], side=33, **SMALL | {"iterations": 1})
+    train(*sources, config, tmp_path, tmp_path, masker=segmenter.masker)
+    monkeypatch.setattr(segmenter.masker, "settings", ClipSettings(method="similarity"))
+    with pytest.raises(InputError, match="coarse masks"):
+        train(*sources, config, tmp_path, tmp_path, resume=True, masker=segmenter.masker)
+
+
+def test_processes_that_find_other_states_do_not_go_on(sources, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.distributed, "gathered", lambda first: [first, 4])
+    with pytest.raises(InputError, match="a folder that all machines share"):
+        train(*sources, TINY, tmp_path, cache)

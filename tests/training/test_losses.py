@@ -54,3 +54,10 @@ def test_the_schedule_says_which_steps_are_supervised():
     assert (total.item(), losses[0].grad, losses[2].grad.item()) == (1.0, None, 1.0)
     assert total_loss(losses, "same").item() == pytest.approx(2)
     assert total_loss(losses, "linear").item() == pytest.approx((3 / 3 + 2 * 2 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize("dice", [0.0, 0.5])
+def test_where_all_is_to_be_ignored_nothing_is_taught(dice):
+    logits = torch.randn(2, 2, 5, 5, requires_grad=True)
+    segmentation_loss(logits, torch.zeros(2, 2, 5, 5), dice).backward()
+    assert logits.grad.abs().max() == 0
