@@ -82,7 +82,10 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="folder of presets-*.json")
     parser.add_argument("--plot", type=Path, help="of the first of them")
     args = parser.parse_args()
-    for i, path in enumerate(sorted(args.results.glob("presets-*.json"))):
+    files = sorted(args.results.glob("presets-*.json"))
+    if not files:
+        parser.error(f"There is no presets-*.json in {args.results}. Make one: python benchmarks/presets.py --help")
+    for i, path in enumerate(files):
         result = json.loads(path.read_text())
         where = result["gpu"] or f"{result['threads']} of {result['cores']} cores"
         print(f"## {path.stem}: {where}, torch {result['torch']}, {result['precision']}\n")

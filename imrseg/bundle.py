@@ -153,7 +153,7 @@ def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[st
     if max(map(len, by_query.values())) > MAX_LABELS:
         raise InputError(f"One picture has too many labels. Accepted: up to {MAX_LABELS}.")
 
-    names_of = names_apart(path for found in founds for path in (found.query, *found.supports))
+    names_of = names_apart(by_query, links=True)
     support = cache(lambda path: open_picture(path).pixels)
     folders: list[str] = list(FILES)
     images, results = [], []
@@ -178,9 +178,8 @@ def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[st
                 for kind, content in draw(shown, found.steps, found.threshold, found.label).items():
                     yield f"{place}/{name}.{kind}", content
             yield f"{place}/soft_masks.npz", encode_soft_masks(found, segmenter)
-            names = {"query": names_of[query], "supports": [names_of[path] for path in found.supports]}
-            covered = float(mask.mean())
-            results.append({"folder": place, "value": value, **run_settings(found), **names, "covered": covered})
+            settings_ = run_settings(found) | {"query": names_of[query], "covered": float(mask.mean())}
+            results.append({"folder": place, "value": value, **settings_})
         if len(here) > 1:
             index = label_map(here)
             colours = figures.palette(len(here))
@@ -202,7 +201,7 @@ def command(founds: Sequence[Found], segmenter: Segmenter) -> str:
     a folder of its own. Names of files stand without their folders, and options that are the default are left out.
     Where two files have one name, a line before says what the second is called here.
     """
-    names_of = names_apart(path for found in founds for path in (found.query, *found.supports))
+    names_of = names_apart([found.query for found in founds] + [path for found in founds for path in found.supports])
     labels: dict[tuple[Path, tuple[str, ...]], list[str]] = {}
     for found in founds:
         labels.setdefault((found.query, options_of(found, segmenter, names_of)), []).append(found.label)
@@ -221,14 +220,18 @@ def command(founds: Sequence[Found], segmenter: Segmenter) -> str:
     return "\n".join(lines)
 
 
-def names_apart(paths: Iterable[Path]) -> dict[Path, str]:
-    """The names of files, each another: what would be a second 01.jpg is 01-2.jpg."""
+def names_apart(paths: Iterable[Path], links: bool = False) -> dict[Path, str]:
+    """The names of files, each another: what would be a second 01.jpg is 01-2.jpg.
+
+    Args:
+        links: links are files of their own; else they go by the name of what they lead to.
+    """
     names: dict[Path, str] = {}
     of_file: dict[str, str] = {}
     for path in paths:
         wish = (path.name, *(f"{path.stem}-{i}{path.suffix}" for i in range(2, len(names) + 3)))
         free = next(name for name in wish if name not in of_file.values())
-        names[path] = of_file.setdefault(os.path.realpath(path), free)
+        names[path] = of_file.setdefault(str(path) if links else os.path.realpath(path), free)
     return names
 
 

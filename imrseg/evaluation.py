@@ -72,7 +72,7 @@ def evaluate(
     count, options = segmenter.check_steps(steps), segmenter.effective(options or Options())
     shots = 0 if zero_shot else shots
     drawn, skipped = data_sets.episodes(entries, shots, episodes, seed, uniform)
-    check_labels(segmenter, entries)
+    check_labels(segmenter, [entries[query] for query, _ in drawn])
     scores, began = Scores(count), time.perf_counter()
 
     @lru_cache(maxsize=512)

@@ -424,9 +424,11 @@ class Run:
                 cv2.resize((marks == value).astype(np.float32), soft.shape[::-1], interpolation=cv2.INTER_AREA)
                 for value in (1, -1)
             )
-            # A mark smaller than a cell has all of it; where both meet, the greater part counts, less as they are alike.
-            alone = (is_ > 0) != (is_not > 0)
-            strength = np.where(alone, 1, np.minimum(np.abs(is_ - is_not) * 2, 1))
+            strength = np.minimum(np.abs(is_ - is_not) * 2, 1)  # all of it in a cell half of which is marked
+            around = cv2.dilate(strength, np.ones((3, 3)))
+            strength[(strength > 0) & (strength == around)] = (
+                1  # a mark that fills half of no cell has the one it is most in
+            )
             return soft * (1 - strength) + (is_ > is_not) * strength
 
         query = np.stack([mark(soft, 0) for soft in step.query_soft])

@@ -395,7 +395,7 @@ def test_paths_may_be_words(segmenter, save, cat, tmp_path):
     assert (found.query, found.supports) == (Path(query), [Path(support)])
 
 
-def test_queries_of_one_name_are_told_apart_in_all_files(quick, segmenter, save, cat, cup):
+def test_queries_of_one_name_are_told_apart_for_coco_and_in_the_settings(quick, segmenter, save, cat, cup):
     queries = save(cat, "a/01.png"), save(cup, "b/01.png")
     files = dict(
         bundle.contents([Found.of(segmenter.segment(q, [], "cat", steps=0), q, []) for q in queries], segmenter)
@@ -404,6 +404,17 @@ def test_queries_of_one_name_are_told_apart_in_all_files(quick, segmenter, save,
         assert [i["file_name"] for i in json.loads(files[name])["images"]] == ["01.png", "01-2.png"]
     assert [r["query"] for r in json.loads(files["settings.json"])["results"]] == ["01.png", "01-2.png"]
     assert "% of 01-2.png" in files["README.txt"].decode()
+
+
+def test_links_and_supports_take_no_query_its_name(quick, segmenter, save, cat):
+    query, other, support = save(cat, "q/1.png"), save(cat, "q/2.png"), save(cat, "s/2.png")
+    link = query.with_name("link.png")
+    link.symlink_to(query)
+    result = segmenter.segment(query, [support], "cat", steps=0)
+    files = dict(bundle.contents([Found.of(result, q, [support]) for q in (query, link, other)], segmenter))
+    assert [i["file_name"] for i in json.loads(files["coco_rle.json"])["images"]] == ["1.png", "link.png", "2.png"]
+    results = json.loads(files["settings.json"])["results"]
+    assert [(r["query"], r["supports"]) for r in results] == [(n, ["2.png"]) for n in ("1.png", "link.png", "2.png")]
 
 
 @pytest.mark.parametrize("name", ["matplotlib", "pycocotools"])

@@ -139,7 +139,14 @@ def test_classes_that_cannot_be_labels_are_told_before_the_work(segmenter, discs
     for name in ("+", "x" * 206):
         shutil.copytree(discs / "orange", discs / name)
     with pytest.raises(InputError, match=r"what is no label \(2\): \+, xxx"):
-        evaluate(segmenter, held_out("folder", discs, None, None), episodes=2, steps=0)
+        evaluate(segmenter, held_out("folder", discs, None, None), episodes=9, steps=0)
+
+
+def test_a_class_without_episodes_may_be_called_anything(segmenter, discs):
+    for kind in ("images", "masks"):
+        (discs / "+" / kind).mkdir(parents=True)
+        shutil.copy(discs / "orange" / kind / "0.png", discs / "+" / kind)
+    assert evaluate(segmenter, held_out("folder", discs, None, None), episodes=2, steps=0)["skipped"] == ["+"]
 
 
 def test_what_a_segmenter_remembers_is_its_owners(segmenter, discs, monkeypatch):

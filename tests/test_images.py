@@ -1,5 +1,6 @@
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -251,8 +252,20 @@ def test_one_pil_image_may_be_used_by_several_threads_at_once(save, cat):
         assert first.size == whole.shape[:2]
 
 
-def test_warnings_of_others_are_heard_once_pictures_are_open(save, cat):
-    path, before = save(cat, "p.png"), list(warnings.filters)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: open_picture(path), range(100)))
+def test_warnings_of_others_are_heard_once_pictures_are_open(monkeypatch):
+    before, opened, go_on = list(warnings.filters), [Event(), Event()], [Event(), Event()]
+
+    def slowly(i, side=None):
+        opened[i].set()
+        assert go_on[i].wait(10)
+
+    monkeypatch.setattr(images, "_open", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        results = []
+        for i in (0, 1):
+            results.append(pool.submit(open_picture, i))
+            assert opened[i].wait(10)
+        for i in (0, 1):  # the first to come is the first to go
+            go_on[i].set()
+            results[i].result()
     assert list(warnings.filters) == before

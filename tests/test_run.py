@@ -418,6 +418,16 @@ def test_a_mark_smaller_than_a_cell_counts(segmenter, cat, value):
         assert step.query_at((80, 80))[40, 40] == pytest.approx(float(value == 1), abs=1e-6)
 
 
+@pytest.mark.parametrize("left", [320, 319])
+def test_a_mark_of_several_cells_does_not_spread(segmenter, cat, left):
+    run, marks = segmenter.start(cat, [], "cat"), np.zeros((640, 640), np.int8)
+    marks[left : left + 18, left : left + 18] = 1  # a cell has 8 x 8
+    run.steps[0] = replace(run.steps[0], query_soft=np.zeros((1, 80, 80), np.float32))
+    inside = run.correct(0, {0: marks}).query_at((640, 640)) >= 0.5
+    assert inside[marks == 1].mean() > 0.85
+    assert inside[marks == 0].sum() < 60
+
+
 @pytest.mark.parametrize("count", [2.0, True, "2", None])
 def test_a_number_of_steps_is_whole(segmenter, cat, count):
     with pytest.raises(InputError, match="must be a whole number"):

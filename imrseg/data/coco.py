@@ -40,6 +40,8 @@ class Annotations:
             with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
                 self._coco: Any = COCO(str(file))
             categories = sorted(self._coco.cats.values(), key=lambda category: category["id"])
+            if not categories or not self._coco.imgs:
+                raise ValueError("it names no categories or no pictures")
             self.names = tuple(str(category["name"]) for category in categories)
             self._ids = [category["id"] for category in categories]
             self._pictures = {picture["file_name"]: key for key, picture in self._coco.imgs.items()}
@@ -126,6 +128,10 @@ class CocoEntry(Entry):
     def target(self) -> np.ndarray:
         assert self.value is not None
         return self.annotations.target(self.picture, self.value)
+
+    def shows(self, value: int) -> bool:
+        """Whether instances of the class of that number are outlined, or a crowd of them."""
+        return bool(self.annotations.target(self.picture, value).any())
 
     def mask_size(self) -> tuple[int, int]:
         return self.annotations.size(self.picture)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,10 @@ class Entry:
         if self.value is None:
             return (mask > self.above).astype(np.uint8)
         return np.where(mask == IGNORE, IGNORE, mask == self.value).astype(np.uint8)
+
+    def shows(self, value: int) -> bool:
+        """Whether the mask has the class of that value, too. Not of a mask that holds one class alone."""
+        return self.value is not None and bool((replace(self, value=value).target() == 1).any())
 
     def mask_size(self) -> tuple[int, int]:
         """(height, width) of the mask, without reading all of it.

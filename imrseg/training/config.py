@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 from imrseg.errors import InputError
+from imrseg.networks import LITE_STRIDE
 
 CHOICES = {
     "network": ("lite", "imr-hsnet", "imr-pfenet"),
@@ -102,7 +103,7 @@ class Config:
         if self.network == "lite":
             if self.backbone != "efficientnet-lite2":
                 raise InputError(f"lite runs on efficientnet-lite2, not on {self.backbone}.")
-            for name, divisor in (("side", 32), ("channels", 16)):  # the backbone's stride, the cell's groups
+            for name, divisor in (("side", LITE_STRIDE), ("channels", 16)):  # 16: the cell's groups
                 if getattr(self, name) % divisor:
                     raise InputError(f"{name} of lite must be divisible by {divisor}; {getattr(self, name)} is not.")
         if self.network != "lite" and self.negatives:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -143,15 +143,9 @@ class TrainingSet:
             alone = rng.random() < self.config.alone
             return Episode(query, query if alone else support, True)
         others = (int(i) for i in rng.choice(span, 20) if self.rows[i] not in shown | self._back)
-        lacking = next((i for i in others if not self._shows(i, support)), None)
+        value = self.entries[support].value  # lists leave out pictures that show little of a class: masks say more
+        lacking = next((i for i in others if value is None or not self.entries[i].shows(value)), None)
         return Episode(query, support, True) if lacking is None else Episode(lacking, support, False)
-
-    def _shows(self, position: int, other: int) -> bool:
-        """Whether the mask of an entry's picture has another's class, too: lists leave out pictures that show little."""
-        entry, value = self.entries[position], self.entries[other].value
-        if entry.value is None or value is None:
-            return False
-        return bool((replace(entry, value=value).target() == 1).any())
 
     def held_out(self) -> list[Episode]:
         """The episodes to choose a checkpoint by: of pictures kept back, classes alike."""
@@ -162,13 +156,13 @@ class TrainingSet:
         return out
 
     def digest(self) -> str:
-        """Tells data sets apart by the names of their pictures and classes, and by the pictures' order.
-
-        By their place in it pictures are kept back and cropped.
-        """
+        """Tells data sets apart by the names of their pictures and classes."""
         names = [[f"{entry.image.name}\t{entry.name}" for entry in source] for source in self.sources]
-        names.append([f"{path.parent.name}/{path.name}" for path in self.images])
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+    def order(self) -> str:
+        """Tells orders of the pictures apart: by their place in it they are kept back and cropped."""
+        return hashlib.sha256(json.dumps([f"{p.parent.name}/{p.name}" for p in self.images]).encode()).hexdigest()
 
     def load(self, look: Look) -> Loaded:
         """Features of what a look shows, or {"picture": uint8 (3, side, side)}."""

@@ -137,7 +137,9 @@ def fit(
     decay = config.weight_decay if config.optimizer == "adamw" else 0.0
     optimizer = kind(refiner.parameters(), config.learning_rate, weight_decay=decay)
     state, best = out / "state.pt", None
-    data = {"digest": training.digest(), "coarse": starts.origin}
+    data = {
+        "digest": training.digest(), "order": training.order(), "coarse": starts.name, "origin": starts.origin
+    }  # fmt: skip
     if resume and state.is_file():
         saved = load_state(state, config, data)
         refiner.load_state_dict(saved["refiner"])
@@ -241,7 +243,8 @@ def load_state(path: Path, config: Config, data: dict[str, str]) -> dict[str, An
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        before, same_data = saved["config"], saved.get("data", data) == data  # states of before do not say
+        before, told = saved["config"], saved.get("data", {})  # states of before say less of their data, or nothing
+        same_data = all(data.get(name) == value for name, value in told.items())
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}).") from None
     except Exception as error:  # a broken file can raise anything

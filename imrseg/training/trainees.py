@@ -14,7 +14,7 @@ from imrseg.encoders import IMAGENET, normalise
 from imrseg.errors import InputError
 from imrseg.hub import KNOWN
 from imrseg.models.backbones import BlockBackbone
-from imrseg.models.hsnet import SIDE, STRIDE, IMRHSNet
+from imrseg.models.hsnet import STRIDE, IMRHSNet
 from imrseg.models.lite import lite_refiner
 from imrseg.models.pfenet import ZOOM, IMRPFENet
 from imrseg.models.refiner import Refiner
@@ -50,6 +50,8 @@ def new_trainee(config: Config, device: torch.device) -> Trainee:
     Raises:
         InputError: settings that do not go together. WeightsError: ImageNet's weights cannot be had.
     """
+    if config.side not in SIDES:
+        raise InputError(f"side must be from {SIDES[0]} to {SIDES[-1]} pixels, not {config.side}.")
     torch.manual_seed(config.seed)
     if config.network == "lite":
         settings = {name: getattr(config, name) for name in ("channels", "neck", "cell", "masking", "residual")}
@@ -66,10 +68,10 @@ def new_trainee(config: Config, device: torch.device) -> Trainee:
         net = IMRPFENet(config.backbone)
         features = net.features
         cells = ZOOM * (config.side // STRIDE + 1)
-    if config.side not in SIDES or not net.takes(config.side):
+    if not net.takes(config.side):
+        near = sorted(filter(net.takes, SIDES), key=lambda side: abs(side - config.side))[:2]
         raise InputError(
-            f"{config.network} takes no pictures of side {config.side}. Accepted: {SIDE}, and what its levels divide"
-            f" evenly from {SIDES[0]} to {SIDES[-1]}, such as multiples of 32."
+            f"{config.network} takes no pictures of side {config.side}. The nearest: {min(near)}, {max(near)}."
         )
     load_imagenet(net.backbone, config.backbone)
     net.to(device)

@@ -308,10 +308,27 @@ def test_the_learning_rate_warms_up_and_decays():
     assert loop.learning_rate(replace(config, decay="constant"), 99) == 1.0
 
 
-@pytest.mark.parametrize(("name", "side"), [("imr-hsnet-vgg16", 200), ("hsnet-resnet50-pretrained", 2080)])
-def test_a_side_that_no_checkpoint_may_have_is_refused_before(untrained_backbones, name, side):
-    with pytest.raises(InputError, match=f"no pictures of side {side}. Accepted: 400"):
+@pytest.mark.parametrize(
+    ("name", "side", "said"),
+    [
+        ("imr-hsnet-vgg16", 200, "no pictures of side 200. The nearest: 192, 224"),
+        ("imr-pfenet-resnet50", 400, "no pictures of side 400. The nearest: 393, 401"),
+        ("hsnet-resnet50-pretrained", 2080, "from 32 to 2048 pixels"),
+        ("lite", 2080, "from 32 to 2048 pixels"),
+    ],
+)
+def test_a_side_that_no_checkpoint_may_have_is_refused_before(untrained_backbones, name, side, said):
+    with pytest.raises(InputError, match=said):
         trainees.new_trainee(replace(CONFIGS[name], side=side), torch.device("cpu"))
+
+
+def test_a_state_of_before_that_says_less_of_its_data_goes_on(sources, cache, tmp_path):
+    train(*sources, TINY, tmp_path, cache)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert {*state["data"]} == {"digest", "order", "coarse", "origin"}
+    del state["data"]["order"], state["data"]["origin"]
+    torch.save(state, tmp_path / "state.pt")
+    train(*sources, TINY, tmp_path, cache, resume=True)
 
 
 def test_imr_pfenet_on_resnet101_is_read_back(sources, tmp_path, untrained_backbones, segmenter):
