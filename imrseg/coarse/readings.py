@@ -375,7 +375,7 @@ READINGS: dict[str, str] = {
     "horn": "cornet, French horn, trombone, ram",
     "lock": "padlock, combination lock",
     "marker": "ballpoint, lipstick, rubber eraser",
-    "measuring tape": "rule, reel, padlock",
+    "measuring tape": "stopwatch, rule, lighter",
     "megaphone": "loudspeaker, microphone, cornet, hand blower",
     "microscope": "loupe, projector, tripod",
     "monitor": "monitor, screen, desktop computer, television",
