@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from imrseg.data.coco import Annotations
+from tools.folders import put
 
 SMALLEST = 0.02
 
@@ -35,12 +34,7 @@ def lay_out(annotations: Path, images: Path, out: Path) -> int:
             shown = known.target(picture, number) == 1
             if shown.mean() < SMALLEST:
                 continue
-            for kind in ("images", "masks"):
-                (out / name / kind).mkdir(parents=True, exist_ok=True)
-            link = out / name / "images" / image.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(image.resolve())
-            Image.fromarray(shown.astype(np.uint8) * 255).save(out / name / "masks" / f"{image.stem}.png")
+            put(out, name, image, shown)
             written += 1
     return written
 

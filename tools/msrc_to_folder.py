@@ -18,6 +18,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from tools.folders import put
+
 LEFT_OUT = {"horse", "mountain", "body"}
 HELD_OUT_EVERY = 5
 SMALLEST = 0.005
@@ -46,12 +48,7 @@ def main() -> None:
                 continue
             grown = cv2.dilate(shown.astype(np.uint8), SEAM) > 0
             shown = shown | (grown & (mask == VOID))
-            for kind in ("images", "masks"):
-                (part / name / kind).mkdir(parents=True, exist_ok=True)
-            link = part / name / "images" / path.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.resolve())
-            Image.fromarray(shown.astype(np.uint8) * 255).save(part / name / "masks" / f"{path.stem}.png")
+            put(part, name, path, shown)
 
 
 if __name__ == "__main__":
