@@ -203,6 +203,8 @@ def add_model(c: argparse.ArgumentParser) -> None:
 
 def add_stages(c: argparse.ArgumentParser) -> None:
     c.add_argument("--checkpoint", type=Path, metavar="FILE", help="network weights in place of the preset's")
+    c.add_argument("--lite-side", type=int, metavar="PIXELS",
+                   help="of the square that lite sees, a multiple of 32 (default 320); more for small things")  # fmt: skip
     add_coarse(c)
 
 
@@ -252,7 +254,7 @@ def load_segmenter(args: argparse.Namespace, **fixed: Any) -> Any:
 
     clip = clip_settings(args, **fixed)
     return Segmenter.from_preset(
-        args.preset, args.device, args.checkpoint, args.coarse, clip, args.precision, args.launch
+        args.preset, args.device, args.checkpoint, args.coarse, clip, args.precision, args.launch, args.lite_side
     )
 
 

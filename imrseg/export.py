@@ -116,6 +116,7 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
         "coarse": segmenter.masker.name,
         "clip": None if clip is None else {**asdict(clip), "vocabulary": list(clip.vocabulary)},
         "precision": segmenter.precision,
+        "lite_side": segmenter.side,
         "weights": segmenter.hashes,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from imrseg import weights
 from imrseg.encoders import IMAGENET, Encoder, Features, normalise
-from imrseg.errors import WeightsError
+from imrseg.errors import InputError, WeightsError, shown
 from imrseg.models.consensus import Consensus
 from imrseg.models.efficientnet import EfficientNetLite
 from imrseg.models.graphs import GraphedStep, cuda_capture
@@ -28,6 +29,7 @@ from imrseg.presets import Preset
 LITE_TRAITS = (DETAIL, FINE, MIDDLE, HIGH)
 LITE_SIDE = 320  # pixels; HSNet's is SIDE, PFENet's PFENET_SIDE
 LITE_STRIDE = 32  # of the coarsest features: sides are multiples of it
+LITE_SIDES = range(128, 1025, LITE_STRIDE)  # that a user may choose
 SIDES = range(32, 2049)  # that a checkpoint may ask for
 TOGETHER_ON_GPU = 5  # pairs of the paper's networks; a processor takes them one by one, which needs less memory
 LAUNCHES = ("eager", "graphs", "compile")  # how a step's kernels are started
@@ -101,17 +103,36 @@ class Network:
 
 
 def load_network(
-    preset: Preset, path: Path, device: torch.device, precision: torch.dtype = torch.float32, launch: str = "eager"
+    preset: Preset,
+    path: Path,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    launch: str = "eager",
+    side: int | None = None,
 ) -> Network:
     """The preset's network with the weights in ``path``, which refines in ``precision``; ``launch`` is one of LAUNCHES.
 
+    Args:
+        side: of the square that ``lite`` sees pictures at, in pixels; None: what it was trained at.
+
     Raises:
         WeightsError: the file cannot be read, or holds another network.
+        InputError: a side that is not for this network.
     """
+    if side is not None:
+        if preset.network != "lite":
+            raise InputError(f"Only lite sees pictures at another side than it was trained at, not {preset.name}.")
+        if isinstance(side, bool) or not isinstance(side, Integral) or side not in LITE_SIDES:
+            least, most = LITE_SIDES[0], LITE_SIDES[-1]
+            raise InputError(
+                f"lite sees pictures at a multiple of {LITE_STRIDE} from {least} to {most} pixels, not at {shown(side)}."
+            )
     loaders: dict[str, Callable[..., Network]] = {
         "lite": load_lite, "imr-hsnet": load_hsnet, "imr-pfenet": load_pfenet
     }  # fmt: skip
     network = loaders[preset.network](preset, path, device)
+    if side is not None:
+        network = replace(network, encoder=lite_encoder(device, side))
     if precision != torch.float32:
         network.refiner.lower(precision)
     if launch == "compile":

@@ -46,6 +46,7 @@ class Segmenter:
         remember: bytes of features that are kept. Beside them, and whatever its size, what the network and the consensus
             have prepared for the last set of pictures is kept; with 0 nothing is.
         precision: that refinement computes in.
+        side: that ``lite`` sees pictures at, where it is not what it was trained at.
         one_by_one: no two pictures or pairs at once, which needs less memory; but a consensus is of all.
         notes: what runs of this segmenter say of it among their warnings.
     """
@@ -57,6 +58,7 @@ class Segmenter:
         self.remember = REMEMBERED
         self.one_by_one = False
         self.precision = "float32"
+        self.side: int | None = None
         self.notes: list[str] = []
         self._remembered: OrderedDict[tuple[str, bytes], Features] = OrderedDict()
         self._prepared: tuple[tuple[bytes, ...], list[Prepared]] = ((), [])
@@ -73,6 +75,7 @@ class Segmenter:
         clip: ClipSettings | None = None,
         precision: str = "float32",
         launch: str = "eager",
+        side: int | None = None,
     ) -> Segmenter:
         """Load a preset.
 
@@ -89,9 +92,11 @@ class Segmenter:
                 soft-maxes, masks and the consensus stay float32.
             launch: "eager"; "graphs": steps as CUDA graphs, on a GPU; "compile": by ``torch.compile``, which
                 needs a C++ compiler and minutes at the first step, and was slower on a processor.
+            side: of the square that ``lite`` sees pictures at, in pixels, a multiple of 32 from 128 to 1024; None: the
+                320 that it was trained at. Larger ones find small things better, in time that grows with their area.
 
         Raises:
-            InputError: unknown preset, device, coarse masker, CLIP, precision or launch.
+            InputError: unknown preset, device, coarse masker, CLIP, precision, launch or side.
             WeightsError: weights that are missing or do not fit.
         """
         preset, where = get_preset(name), pick_device(device)
@@ -113,7 +118,7 @@ class Segmenter:
             raise InputError(
                 f"Steps cannot be launched by “{launch}” on {where}. Accepted: eager, compile; graphs on CUDA."
             )
-        network = load_network(preset, path, where, dtype, launch)
+        network = load_network(preset, path, where, dtype, launch, side)
         masker: Masker
         if kind == "clip":
             masker = load_clip_masker(model or "RN50", clip or ClipSettings(), where)
@@ -122,9 +127,9 @@ class Segmenter:
             encoder = network.encoder if own else lite_encoder(where)
             masker = LiteMasker(path if own else weights.find("lite.safetensors"), weights.find(LEXICON), encoder)
         segmenter = cls(preset, masker, network, where)
-        segmenter.precision, segmenter.notes = precision, notes
+        segmenter.precision, segmenter.notes, segmenter.side = precision, notes, side
         if where.type != "cpu":
-            segmenter._reload = partial(cls.from_preset, name, "cpu", checkpoint, coarse, clip)
+            segmenter._reload = partial(cls.from_preset, name, "cpu", checkpoint, coarse, clip, side=side)
         return segmenter
 
     def segment(
@@ -242,6 +247,7 @@ class Segmenter:
         if not self.one_by_one:
             smaller = Segmenter(self.preset, self.masker, replace(self.network, together=1), self.device)
             smaller.one_by_one, smaller._reload, smaller.precision = True, self._reload, self.precision
+            smaller.side = self.side
             smaller.notes = ["The device's memory was full; pictures were taken one by one."]
             return smaller
         if self._reload is None:

@@ -133,6 +133,7 @@ def alike(results: Iterable[Result]) -> dict[str, list[Result]]:
             "trained here": own and "config" in result,
             "the authors' preprocessing": (result.get("clip") or {}).get("centre"),
             f"scored at {result.get('side')} pixels": result.get("side"),
+            f"seen at {result.get('lite_side')} pixels": result.get("lite_side"),
             f"supports by {result.get('aggregate')}": result["shots"] > 1 and result.get("aggregate") == "mean",
         }
         groups.setdefault("; ".join(words for words, true in said.items() if true), []).append(result)

@@ -210,6 +210,7 @@ def test_every_option_in_the_command():
         masker=SimpleNamespace(name="clip:ViT-B-16/openai", settings=clip),
         network=SimpleNamespace(file=Path("/home/me/mine.safetensors"), traits=("s8",)),
         precision="bfloat16",
+        side=448,
     )
     options = Options("mean", ["dog", "-rug"], "ensemble", "guided", "every", "off")
     found = made("cat", np.zeros((4, 4)), supports=[Path("s.png"), Path("t.png")], options=options, threshold=0.3)
@@ -219,7 +220,7 @@ def test_every_option_in_the_command():
         "edges_on": "every", "consensus": "off",
     }  # fmt: skip
     assert (args.preset, args.coarse, args.threshold) == (segmenter.preset.name, "clip:ViT-B-16/openai", 0.3)
-    assert (args.checkpoint, args.precision) == (Path("mine.safetensors"), "bfloat16")
+    assert (args.checkpoint, args.precision, args.lite_side) == (Path("mine.safetensors"), "bfloat16", 448)
     assert (args.clip_method, args.clip_contrast, args.clip_side) == ("similarity", "cosine", 448)
     assert args.support == [Path("s.png"), Path("t.png")]
     usual = SimpleNamespace(
@@ -227,6 +228,7 @@ def test_every_option_in_the_command():
         masker=SimpleNamespace(name="clip:RN50", settings=ClipSettings()),
         network=SimpleNamespace(file=Path(segmenter.preset.checkpoint), traits=()),
         precision="float32",
+        side=None,
     )
     step = replace(found.steps[0], how="vote")
     options = Options(consensus="off")  # as everywhere where there is none

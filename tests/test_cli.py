@@ -109,11 +109,11 @@ def test_options_of_the_run_and_of_clip_reach_the_segmenter(segmenter, monkeypat
     monkeypatch.setattr(Segmenter, "from_preset", lambda *args: given.append(args) or segmenter)
     words = "--coarse clip:RN101 --clip-side 448 --clip-method similarity --not grass --not sky --prompts ensemble"
     words += " --edges grabcut --edges-on every --consensus off"
-    words += " --steps 1 --preset lite --device cpu --precision bfloat16 --launch compile"
+    words += " --steps 1 --preset lite --device cpu --precision bfloat16 --launch compile --lite-side 384"
     where = ["--query", str(files["query"]), "--label", "cat", "--out", str(tmp_path / "out")]
     assert cli.main(["segment", *where, *words.split()]) == 0
     clip = ClipSettings(side=448, method="similarity")
-    assert given == [("lite", "cpu", None, "clip:RN101", clip, "bfloat16", "compile")]
+    assert given == [("lite", "cpu", None, "clip:RN101", clip, "bfloat16", "compile", 384)]
     record = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
     expected = {"distractors": ["grass", "sky"], "prompts": "ensemble", "edges": "grabcut", "edges_on": "every"}
     expected["consensus"] = "off"
@@ -515,3 +515,25 @@ def test_queries_of_one_name_are_told_apart_in_the_manifest(main, save, cat, cup
     assert main("segment", "--query", *queries, "--label", "cat", "--steps", 0, "--out", tmp_path / "out")[0] == 0
     manifest = json.loads((tmp_path / "out/manifest.json").read_text("utf-8"))
     assert [result["query"] for result in manifest["results"]] == [q.as_posix() for q in queries]
+
+
+def test_the_side_that_lite_sees_pictures_at(files, tmp_path, capsys):
+    words = [
+        "segment",
+        "--query",
+        files["query"],
+        "--label",
+        "cat",
+        "--steps",
+        0,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "o",
+    ]
+    assert cli.main([*map(str, words), "--lite-side", "384"]) == 0
+    assert json.loads((tmp_path / "o/result.json").read_text("utf-8"))["lite_side"] == 384
+    with pytest.raises(SystemExit):
+        cli.main([*map(str, words), "--lite-side", "many"])
+    assert cli.main([*map(str, words), "--lite-side", "300"]) == 2
+    assert "a multiple of 32 from 128 to 1024 pixels, not at 300" in capsys.readouterr().err

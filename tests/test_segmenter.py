@@ -13,8 +13,10 @@ from imrseg import ClipSettings, InputError, Segmenter, Step
 from imrseg.export import describe
 from imrseg.images import open_picture
 from imrseg.models.refiner import held
-from imrseg.postprocess import aggregate
+from imrseg.networks import load_network
+from imrseg.postprocess import aggregate, iou
 from imrseg.precision import lacks_bfloat16
+from imrseg.presets import get_preset
 from imrseg.run import MAX_LABEL, MAX_SUPPORTS
 from imrseg.segmenter import MAX_STEPS, pick_device, size_of
 
@@ -366,3 +368,25 @@ def test_the_verdict_is_of_the_mask_that_is_returned(segmenter, cat):
     result = segmenter.segment(cat, [], "cat", steps=1, threshold=0.999, edges="guided")
     assert result.mask.mean() > 0.001
     assert not any("Nothing was found" in warning for warning in result.warnings)
+
+
+def test_lite_sees_pictures_larger_where_it_is_asked_to(segmenter, cat, cup):
+    large = Segmenter.from_preset("lite", "cpu", side=448)
+    seen = large.segment(cat, [cup], "cat", steps=1)
+    assert [step.query_soft.shape[-2:] for step in seen.steps] == [(14, 14), (112, 112)]
+    assert seen.mask.shape == cat.shape[:2]
+    usual = segmenter.segment(cat, [cup], "cat", steps=1)
+    assert iou(seen.mask, usual.mask) > 0.8
+    assert not np.array_equal(seen.mask, usual.mask)
+    assert (describe(large)["lite_side"], describe(segmenter)["lite_side"]) == (448, None)
+
+
+@pytest.mark.parametrize("side", [0, 96, 100, 450, 1056, 448.0, True, "448"])
+def test_sides_that_lite_does_not_see(side):
+    with pytest.raises(InputError, match="a multiple of 32 from 128 to 1024 pixels"):
+        Segmenter.from_preset("lite", "cpu", side=side)
+
+
+def test_only_lite_sees_at_another_side(tmp_path):
+    with pytest.raises(InputError, match="Only lite sees pictures at another side"):
+        load_network(get_preset("imr-hsnet-vgg16"), tmp_path / "x", torch.device("cpu"), side=448)

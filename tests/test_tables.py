@@ -185,6 +185,8 @@ def test_unlike_settings_have_a_line_each():
     ]  # fmt: skip
     assert "trained here; mean of fold 0" in text[first + 1]
     assert "trained here; scored at 400 pixels; mean of fold 0" in text[first + 2]
+    large = report([own, {**own, "lite_side": 448}], ["6"])
+    assert "trained here; seen at 448 pixels; mean of fold 0" in large
     five = {**BASE, "shots": 5}
     assert "supports by mean" in report([five, {**five, "aggregate": "mean"}], ["S2"])
 
