@@ -251,7 +251,7 @@ def options_of(found: Found, segmenter: Segmenter, names_of: Mapping[Path, str])
         ("--preset", preset.name, "lite"),
         ("--checkpoint", *own_checkpoint(segmenter)),
         ("--precision", segmenter.precision, "float32"),
-        ("--lite-side", segmenter.side, None),
+        ("--lite-side", network.side, None),
         ("--coarse", masker.name, {"clip": "clip:RN50"}.get(preset.coarse, preset.coarse)),
         ("--clip-method", clip.method, "gradcam"),
         ("--clip-contrast", clip.contrast, "softmax"),

@@ -116,7 +116,7 @@ def describe(segmenter: Segmenter) -> dict[str, Any]:
         "coarse": segmenter.masker.name,
         "clip": None if clip is None else {**asdict(clip), "vocabulary": list(clip.vocabulary)},
         "precision": segmenter.precision,
-        "lite_side": segmenter.side,
+        "lite_side": segmenter.network.side,
         "weights": segmenter.hashes,
     }
 

@@ -52,6 +52,7 @@ class Network:
         arrange: features by name -> what the refiner takes.
         graphs: replays steps as CUDA graphs; None: steps are launched kernel by kernel.
         traits: the features, the finest first, by which pictures find a consensus after each step; (): they do not.
+        side: of the square that pictures are seen at, in pixels, where it is not what was trained at; else None.
     """
 
     encoder: Encoder
@@ -62,6 +63,7 @@ class Network:
     arrange: Callable[[Features], Any] = dict
     graphs: GraphedStep | None = None
     traits: tuple[str, ...] = ()
+    side: int | None = None
 
     def prepare(self, query: Features, supports: Sequence[Features]) -> list[Prepared]:
         """All that does not depend on the label, ``together`` pairs in each.
@@ -131,8 +133,8 @@ def load_network(
         "lite": load_lite, "imr-hsnet": load_hsnet, "imr-pfenet": load_pfenet
     }  # fmt: skip
     network = loaders[preset.network](preset, path, device)
-    if side is not None:
-        network = replace(network, encoder=lite_encoder(device, side))
+    if side is not None and side != network.encoder.side:
+        network = replace(network, encoder=replace(network.encoder, name=f"lite:{side}", side=side), side=side)
     if precision != torch.float32:
         network.refiner.lower(precision)
     if launch == "compile":

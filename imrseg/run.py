@@ -425,10 +425,8 @@ class Run:
                 for value in (1, -1)
             )
             strength = np.minimum(np.abs(is_ - is_not) * 2, 1)  # all of it in a cell half of which is marked
-            around = cv2.dilate(strength, np.ones((3, 3)))
-            strength[(strength > 0) & (strength == around)] = (
-                1  # a mark that fills half of no cell has the one it is most in
-            )
+            # A mark that fills half of no cell has the one that it is most in.
+            strength[(strength > 0) & (strength == cv2.dilate(strength, np.ones((3, 3))))] = 1
             return soft * (1 - strength) + (is_ > is_not) * strength
 
         query = np.stack([mark(soft, 0) for soft in step.query_soft])

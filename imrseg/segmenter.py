@@ -46,7 +46,6 @@ class Segmenter:
         remember: bytes of features that are kept. Beside them, and whatever its size, what the network and the consensus
             have prepared for the last set of pictures is kept; with 0 nothing is.
         precision: that refinement computes in.
-        side: that ``lite`` sees pictures at, where it is not what it was trained at.
         one_by_one: no two pictures or pairs at once, which needs less memory; but a consensus is of all.
         notes: what runs of this segmenter say of it among their warnings.
     """
@@ -58,7 +57,6 @@ class Segmenter:
         self.remember = REMEMBERED
         self.one_by_one = False
         self.precision = "float32"
-        self.side: int | None = None
         self.notes: list[str] = []
         self._remembered: OrderedDict[tuple[str, bytes], Features] = OrderedDict()
         self._prepared: tuple[tuple[bytes, ...], list[Prepared]] = ((), [])
@@ -127,7 +125,7 @@ class Segmenter:
             encoder = network.encoder if own else lite_encoder(where)
             masker = LiteMasker(path if own else weights.find("lite.safetensors"), weights.find(LEXICON), encoder)
         segmenter = cls(preset, masker, network, where)
-        segmenter.precision, segmenter.notes, segmenter.side = precision, notes, side
+        segmenter.precision, segmenter.notes = precision, notes
         if where.type != "cpu":
             segmenter._reload = partial(cls.from_preset, name, "cpu", checkpoint, coarse, clip, side=side)
         return segmenter
@@ -247,7 +245,6 @@ class Segmenter:
         if not self.one_by_one:
             smaller = Segmenter(self.preset, self.masker, replace(self.network, together=1), self.device)
             smaller.one_by_one, smaller._reload, smaller.precision = True, self._reload, self.precision
-            smaller.side = self.side
             smaller.notes = ["The device's memory was full; pictures were taken one by one."]
             return smaller
         if self._reload is None:

@@ -208,9 +208,8 @@ def test_every_option_in_the_command():
     segmenter = SimpleNamespace(
         preset=get_preset("imr-hsnet-resnet50@pascal-2"),
         masker=SimpleNamespace(name="clip:ViT-B-16/openai", settings=clip),
-        network=SimpleNamespace(file=Path("/home/me/mine.safetensors"), traits=("s8",)),
+        network=SimpleNamespace(file=Path("/home/me/mine.safetensors"), traits=("s8",), side=448),
         precision="bfloat16",
-        side=448,
     )
     options = Options("mean", ["dog", "-rug"], "ensemble", "guided", "every", "off")
     found = made("cat", np.zeros((4, 4)), supports=[Path("s.png"), Path("t.png")], options=options, threshold=0.3)
@@ -226,9 +225,8 @@ def test_every_option_in_the_command():
     usual = SimpleNamespace(
         preset=segmenter.preset,
         masker=SimpleNamespace(name="clip:RN50", settings=ClipSettings()),
-        network=SimpleNamespace(file=Path(segmenter.preset.checkpoint), traits=()),
+        network=SimpleNamespace(file=Path(segmenter.preset.checkpoint), traits=(), side=None),
         precision="float32",
-        side=None,
     )
     step = replace(found.steps[0], how="vote")
     options = Options(consensus="off")  # as everywhere where there is none

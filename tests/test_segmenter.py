@@ -379,6 +379,9 @@ def test_lite_sees_pictures_larger_where_it_is_asked_to(segmenter, cat, cup):
     assert iou(seen.mask, usual.mask) > 0.8
     assert not np.array_equal(seen.mask, usual.mask)
     assert (describe(large)["lite_side"], describe(segmenter)["lite_side"]) == (448, None)
+    trained = Segmenter.from_preset("lite", "cpu", side=320)
+    assert describe(trained)["lite_side"] is None
+    assert trained.network.encoder.name == segmenter.network.encoder.name
 
 
 @pytest.mark.parametrize("side", [0, 96, 100, 450, 1056, 448.0, True, "448"])

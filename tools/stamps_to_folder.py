@@ -31,8 +31,8 @@ from tools.everyday_objects import Stamp, stamps
 
 HELD_OUT = {"cat", "cow", "bull", "dog", "horse", "sheep", "ram", "goat"}
 SIDE = 384  # pixels of a picture
-LONGER = (0.2, 1.1)
-MOST = 3
+LONGER = (0.2, 1.1)  # of a stamp's sides, as a share of the picture's; all scales alike
+MOST = 3  # stamps on a picture
 OUTSIDE = 0.2  # share of a stamp's sides that may lie beyond the picture's edge
 SMALLEST = 0.006  # share of the picture that a label's mask covers
 
@@ -55,12 +55,11 @@ def paste(picture: np.ndarray, stamp: Stamp, rng: np.random.Generator) -> np.nda
     h, w = image.shape[:2]
     beyond = [int(OUTSIDE * n) for n in (h, w)]
     y, x = (int(rng.integers(-b, SIDE - n + b + 1)) for n, b in zip((h, w), beyond, strict=True))
-    whole, mask = np.zeros((SIDE + 2 * h, SIDE + 2 * w, 4), np.float32), np.zeros((SIDE, SIDE), bool)
+    whole = np.zeros((SIDE + 2 * h, SIDE + 2 * w, 4), np.float32)
     whole[h + y : 2 * h + y, w + x : 2 * w + x] = np.dstack([light.clip(0, 255), image[..., 3:] / 255])
     seen = whole[h : h + SIDE, w : w + SIDE]
     picture[:] = (seen[..., 3:] * seen[..., :3] + (1 - seen[..., 3:]) * picture).round()
-    mask[:] = seen[..., 3] > 0.5
-    return mask
+    return seen[..., 3] > 0.5
 
 
 def pictures(found: list[Stamp], behind: list[Path], count: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
