@@ -20,6 +20,7 @@ from gradio.utils import get_upload_folder
 
 from imrseg import bundle
 from imrseg.app.blocks import App
+from imrseg.app.choices import Look, Settings
 from imrseg.app.downloads import EVERYTHING, FORMATS
 from imrseg.app.endpoints import Endpoints
 from imrseg.app.examples import Example, list_examples
@@ -28,11 +29,11 @@ from imrseg.app.models import MODEL, Models
 from imrseg.app.rendering import draw, problem, progress, status, step_name
 from imrseg.app.sessions import Finding, Scene, Session
 from imrseg.app.views import Updates, Views, stepper
-from imrseg.app.words import split_labels, told_to_visitor, words_for
+from imrseg.app.words import told_to_visitor, words_for
 from imrseg.clicks import grow_dabs
 from imrseg.errors import InputError
 from imrseg.images import open_pictures
-from imrseg.run import MAX_LABEL, Options
+from imrseg.run import MAX_LABEL
 from imrseg.segmenter import MAX_STEPS, Segmenter
 
 MAX_QUERIES = 20
@@ -89,11 +90,10 @@ def connect(app: gr.Blocks, handlers: Handlers) -> None:
     runs.append(page.refine.click(handlers.refine, corrections, shown, **running))
     for button in (page.more, page.refine):  # as ``wait`` does for the others
         button.click(lambda: False, None, page.stopped, queue=False, **quiet)
-    there = [page.session, looks.query, looks.label, looks.view, looks.threshold]
     for run in runs:
-        run.failure(handlers.failed, [page.stopped, *there], shown, queue=False, **quiet)
+        run.failure(handlers.failed, [page.stopped, *choices], shown, queue=False, **quiet)
     page.stop.click(handlers.stop, None, page.stopped, queue=False, **quiet)
-    page.stop.click(handlers.end, there, shown, cancels=runs, queue=False, **quiet)
+    page.stop.click(handlers.end, choices, shown, cancels=runs, queue=False, **quiet)
 
     looking: dict[str, Any] = quiet | {"trigger_mode": "always_last", "concurrency_limit": None}
     looks.step.input(handlers.look, choices, shown, **looking)
@@ -135,7 +135,8 @@ LINK = "(query) => location.origin + location.pathname + query"
 class Handlers:
     """The events' functions. They keep nothing of a visitor: that is in the ``Session`` that is passed to them.
 
-    Most take the session and the choices of what is looked at (``layout.Choices``, in its order).
+    Most take the session and the choices of what is looked at (``layout.Choices``, in its order), then what else
+    they need.
     """
 
     def __init__(self, page: Page, models: Models) -> None:
@@ -162,7 +163,7 @@ class Handlers:
             return updates | self.wait() | {self.page.wanted: uuid4().hex}
         session = ready.copied()
         last = session.scenes[-1].findings[-1].label  # as a run ends
-        return updates | self.nothing_painted() | self.end(session, session.names()[-1], last, view, threshold)
+        return updates | self.nothing_painted() | self.end(session, session.names()[-1], last, 0, view, threshold, 0)
 
     def prepare_examples(self, most: int | None = None) -> None:
         """Run the examples with the usual settings and remember what they show: the first ``most``, or all."""
@@ -176,10 +177,8 @@ class Handlers:
             self.ready[number] = session
 
     def example(self, example: Example) -> Session:
-        steps, *rest = self.usual_settings()
-        *_, (session, *_) = self.find(
-            [str(example.query)], list(map(str, example.supports)), example.label, steps, *rest
-        )
+        settings = Settings(example.label, *self.usual_settings())
+        *_, (session, *_) = self.find([str(example.query)], list(map(str, example.supports)), settings)
         return session
 
     def usual_settings(self) -> list[Any]:
@@ -192,12 +191,10 @@ class Handlers:
     def stop(self) -> bool:
         return True
 
-    def failed(
-        self, stopped: bool, session: Session | None, query: str | None, label: str | None, view: str, threshold: float
-    ) -> Updates:
+    def failed(self, stopped: bool, session: Session | None, *choices: Any) -> Updates:
         """A run was stopped; or the queue is full, or the server ends: then it was not taken at all."""
         if stopped:  # once more, for a step may have come after ``end``
-            return self.end(session, query, label, view, threshold) | {self.page.stopped: False}
+            return self.end(session, *choices) | {self.page.stopped: False}
         words = "The server could not take this run. Please try again in a minute."
         return self.views.buttons(running=False) | {self.page.status: problem(words)}
 
@@ -210,55 +207,43 @@ class Handlers:
         self,
         queries: Sequence[tuple[str, str | None]] | None,
         supports: Sequence[tuple[str, str | None]] | None,
-        label: str,
-        steps: int,
-        preset: str,
-        coarse: str,
-        distractors: str,
-        prompts: str,
-        edges: str,
-        edges_on: str,
-        consensus: str,
-        device: str,
-        view: str,
-        threshold: float,
-        before: Session | None = None,
+        *given: Any,
     ) -> Iterator[Updates]:
         """Every label's coarse mask in every query, then each step, as soon as it is there.
 
         What goes wrong is said on the page, which otherwise stays as it was.
+
+        Args:
+            given: the settings, the view and the threshold, and the visitor's last session.
         """
         page, looks = self.page, self.page.choices
+        *settings, view, threshold, before = given
+        asked = Settings(*settings)
         yield self.views.buttons(running=True) | {page.status: progress("Reading the pictures", 0)}
         paths = [path for path, _ in queries or []]
         try:
-            found = self.find(
-                paths, [path for path, _ in supports or []], label, steps, preset, coarse, distractors, prompts, edges,
-                edges_on, consensus, device, before,
-            )  # fmt: skip
+            found = self.find(paths, [path for path, _ in supports or []], asked, before)
             fresh = self.nothing_painted()
             for session, number, name, index, share in found:
                 where = f" in {session.scenes[number].name} ({number + 1} of {len(paths)})" if len(paths) > 1 else ""
                 yield (
                     fresh
-                    | self.views.everything(session, number, name, index, view, threshold, 0)
+                    | self.views.everything(Look(session, number, name, index, view, threshold))
                     | {
                         page.session: session,
                         page.status: progress(f"“{name}”{where}: {step_name(index)}", share),
-                        looks.step: stepper(steps, index),
+                        looks.step: stepper(asked.steps, index),
                     }
                 )
                 fresh = {}
         except Exception as error:
             yield self.views.buttons(running=False) | {page.status: problem(words_for(error))}
         else:
-            yield self.end(session, session.names()[-1], name, view, threshold)
+            yield self.end(session, session.names()[-1], name, index, view, threshold, 0)
 
     def find(
-        self, queries: Sequence[str], supports: Sequence[str], label: str, steps: int, preset: str, coarse: str,
-        distractors: str, prompts: str, edges: str, edges_on: str, consensus: str, device: str,
-        before: Session | None = None,
-    ) -> Iterator[tuple[Session, int, str, int, float]]:  # fmt: skip
+        self, queries: Sequence[str], supports: Sequence[str], asked: Settings, before: Session | None = None
+    ) -> Iterator[tuple[Session, int, str, int, float]]:
         """A run: after each step the session so far, the number of the query, the label, the step, the share done.
 
         ``before``: the visitor's last one, whose true masks still count for the same pictures.
@@ -267,35 +252,26 @@ class Handlers:
             raise InputError("There is no query picture. Drop one, or pick an example.")
         if len(queries) > MAX_QUERIES:
             raise InputError(f"{len(queries)} query pictures were given. Accepted: up to {MAX_QUERIES} at once.")
-        labels = split_labels(label) or [""]
+        labels, options = asked.labels, asked.options
         if len(labels) > MAX_LABELS:
             raise InputError(f"{len(labels)} labels were given. Accepted: up to {MAX_LABELS} at once.")
-        options = Options(None, split_labels(distractors), prompts, edges or None, edges_on, consensus)
         touch(*queries, *supports)
         pictures = open_pictures([*queries, *supports])
         opened, helpers = pictures[: len(queries)], pictures[len(queries) :]
-        chosen = preset, coarse, device
-        session = Session((), *chosen)
-        done, whole = 0, len(opened) * len(labels) * (steps + 1)
+        session = Session((), *asked.models)
+        done, whole = 0, len(opened) * len(labels) * (asked.steps + 1)
         for number, (picture, path) in enumerate(zip(opened, queries, strict=True)):
             scene = Scene.of([picture, *helpers], [path, *supports]).measured(before.scenes if before else ())
             for name in labels:
-                for index, run in enumerate(self.models.begin(chosen, picture, helpers, name, options, steps)):
+                runs = self.models.begin(asked.models, picture, helpers, name, options, asked.steps)
+                for index, run in enumerate(runs):
                     done += 1
-                    scene = scene.having(Finding.of(run, finished=index == steps))
+                    scene = scene.having(Finding.of(run, finished=index == asked.steps))
                     session = session.having(number, scene)
                     yield session, number, name, index, done / whole
 
-    def end(
-        self,
-        session: Session | None,
-        query: str | None,
-        label: str | None,
-        view: str,
-        threshold: float,
-        support: int = 0,
-    ) -> Updates:
-        """After a run, stopped or not: the steps that there are can be looked at.
+    def end(self, session: Session | None, *choices: Any) -> Updates:
+        """After a run, stopped or not: the steps that there are can be looked at, the last first.
 
         All is shown once more: a busy browser may skip a step that another follows at once.
         """
@@ -303,17 +279,16 @@ class Handlers:
         if not session:
             return updates | {self.page.status: ""}
         self.models.remember(session)
-        number = session.scene(query)
-        finding = session.scenes[number].finding(label)
-        last = len(finding.steps) - 1
+        look = Look.at(session, *choices)
+        look = look.but(step=look.last)
         return (
             updates
-            | self.views.everything(session, number, finding.label, last, view, threshold, support)
-            | self.views.aside(session, number, finding, last, threshold)
-            | self.views.truth(session, number)
+            | self.views.everything(look)
+            | self.views.aside(look)
+            | self.views.truth(look.scene)
             | {
-                self.page.status: status(session.scenes[number], finding, threshold),
-                self.page.choices.step: stepper(last, last),
+                self.page.status: status(look.scene, look.finding, look.threshold),
+                self.page.choices.step: stepper(look.last, look.last),
                 self.page.session: session,
             }
         )
@@ -324,67 +299,46 @@ class Handlers:
 
     # ---- going on
 
-    def one_more(
-        self,
-        session: Session | None,
-        query: str,
-        label: str,
-        step: int,
-        view: str,
-        threshold: float,
-        support: int | None,
-    ) -> Iterator[Updates]:
+    def one_more(self, session: Session | None, *choices: Any) -> Iterator[Updates]:
         """One more step from the carried state of what is looked at."""
         if not session:
             yield forgotten()
             return
-        number = session.scene(query)
-        run = session.scenes[number].finding(label).run
+        look = Look.at(session, *choices)
+        run = look.finding.run
         touch(*session.files())
         try:
             assert run is not None
             if len(run.steps) > MAX_STEPS:
                 raise InputError(f"{MAX_STEPS} steps are the most.")
             (run,) = self.models.go_on(session.chosen, run, 1)
-            scene = session.scenes[number].having(Finding.of(run, finished=True))
-            yield self.end(session.having(number, scene), query, run.label, view, threshold, support or 0)
+            scene = look.scene.having(Finding.of(run, finished=True))
+            yield self.end(look.having(scene).session, *choices)
         except Exception as error:
             yield self.views.buttons(running=False) | {self.page.status: problem(words_for(error))}
 
-    def begin_correction(
-        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
-        support: int | None, what: str,
-    ) -> tuple[Any, Any]:  # fmt: skip
+    def begin_correction(self, session: Session | None, *given: Any) -> tuple[Any, Any]:
         """The picture to paint on: what is shown, as an overlay; and what it is."""
         if not session:
             return forgotten(), None
-        number = session.scene(query)
-        scene = session.scenes[number]
-        finding = scene.finding(label)
-        step = min(step, len(finding.steps) - 1)
-        picture = 1 + min(support or 0, scene.supports - 1) if what == "Support" and scene.supports else 0
-        pixels = draw(scene, finding, step, picture, "Overlay", threshold)
-        return {"background": pixels, "layers": [], "composite": pixels}, (query, finding.label, step, picture)
+        *choices, what = given
+        look = Look.at(session, *choices)
+        supports = look.scene.supports
+        picture = 1 + min(look.support, supports - 1) if what == "Support" and supports else 0
+        return canvas(look, picture), (look.query, look.label, look.shown, picture)
 
-    def open_correction(
-        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
-        support: int | None, what: str, corrected: tuple[str, str, int, int] | None,
-    ) -> Any:  # fmt: skip
+    def open_correction(self, session: Session | None, *given: Any) -> Any:
         """As ``begin_correction``, where nothing is painted on yet."""
-        if corrected is not None:
-            return gr.skip()
-        return self.begin_correction(session, query, label, step, view, threshold, support, what)
+        *rest, corrected = given
+        return self.begin_correction(session, *rest) if corrected is None else gr.skip()
 
-    def refine(
-        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
-        support: int | None, corrected: tuple[str, str, int, int] | None, painted: dict[str, Any] | None, steps: int,
-        from_coarse: int = 0,
-    ) -> Iterator[Updates]:  # fmt: skip
+    def refine(self, session: Session | None, *given: Any) -> Iterator[Updates]:
         """The marks enter the loop at the painted step or with the coarse masks; as many steps follow as asked for."""
         page = self.page
         if not session:
             yield forgotten()
             return
+        *choices, corrected, painted, steps, from_coarse = given
         try:
             marks = marks_of(painted)
             if corrected is None or not marks.any():
@@ -393,136 +347,94 @@ class Handlers:
                 )
             query, label, index, picture = corrected
             index = 0 if from_coarse else index
-            number = session.scene(query)
-            scene = session.scenes[number]
-            run = scene.finding(label).run
+            look = Look.at(session, query, label, *choices[2:]).but(support=max(0, picture - 1))
+            run = look.finding.run
             assert run is not None
             touch(*session.files())
             yield self.views.buttons(running=True) | {page.status: progress("Taking your marks", 0)}
             last = max(steps, index + 1)
-            marks, shown = grow_dabs(marks, scene.pictures[picture]), max(0, picture - 1)
+            marks = grow_dabs(marks, look.scene.pictures[picture])
             found = self.models.go_on(session.chosen, run, last - index, index, {picture: marks})
             for following, run in enumerate(found, index):
-                scene = session.scenes[number].having(Finding.of(run, finished=following == last))
-                session = session.having(number, scene)
-                yield self.views.everything(session, number, label, following, view, threshold, shown) | {
-                    page.session: session,
+                scene = look.scene.having(Finding.of(run, finished=following == last))
+                look = look.having(scene).but(step=following)
+                yield self.views.everything(look) | {
+                    page.session: look.session,
                     page.status: progress(f"“{label}”: {step_name(following)}", following / last),
                     page.choices.step: stepper(last, following),
                 }
-            pixels = draw(scene, scene.finding(label), last, picture, "Overlay", threshold)
-            fresh = {"background": pixels, "layers": [], "composite": pixels}
-            yield self.end(session, query, label, view, threshold, shown) | {
-                page.editor: fresh, page.corrected: (query, label, last, picture)
+            yield self.end(look.session, query, label, last, look.view, look.threshold, look.support) | {
+                page.editor: canvas(look, picture), page.corrected: (query, label, last, picture)
             }  # fmt: skip
         except Exception as error:
             yield self.views.buttons(running=False) | {page.status: problem(words_for(error))}
 
     # ---- looking
 
-    def look(
-        self,
-        session: Session | None,
-        query: str,
-        label: str,
-        step: int,
-        view: str,
-        threshold: float,
-        support: int | None,
-    ) -> Updates:
+    def look(self, session: Session | None, *choices: Any) -> Updates:
         """Another step of what was computed."""
         if not session:
             return forgotten()
-        scene = session.scenes[session.scene(query)]
-        finding = scene.finding(label)
-        step = min(step, len(finding.steps) - 1)  # the slider may be ahead of a run that was stopped
-        drawn = self.views.drawn(scene, finding, step, view, threshold, support or 0)
-        return self.views.pictures(scene, finding, step, threshold, drawn) | {self.page.strip: gr.HTML(now=step)}
+        look = Look.at(session, *choices)
+        return self.views.pictures(look, self.views.drawn(look)) | {self.page.strip: gr.HTML(now=look.shown)}
 
-    def pick_step(
-        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
-        support: int | None, event: gr.EventData,
-    ) -> Updates:  # fmt: skip
+    def pick_step(self, event: gr.EventData, session: Session | None, *choices: Any) -> Updates:
         """A click in the filmstrip."""
         if not session:
             return forgotten()
-        chosen = int(event.step)
-        shown = self.look(session, query, label, chosen, view, threshold, support)
-        return shown | {self.page.choices.step: gr.Slider(value=chosen)}
+        query, label, _, *how = choices
+        step = int(event.step)
+        return self.look(session, query, label, step, *how) | {self.page.choices.step: gr.Slider(value=step)}
 
-    def redraw(
-        self,
-        session: Session | None,
-        query: str,
-        label: str,
-        step: int,
-        view: str,
-        threshold: float,
-        support: int | None,
-    ) -> Updates:
+    def redraw(self, session: Session | None, *choices: Any) -> Updates:
         """Another view, threshold, support, label or query of what was computed."""
         if not session:
             return forgotten()
-        number = session.scene(query)
-        scene = session.scenes[number]
-        finding = scene.finding(label)
-        last = len(finding.steps) - 1
+        look = Look.at(session, *choices)
         return (
-            self.views.everything(session, number, finding.label, step, view, threshold, support or 0)
-            | self.views.aside(session, number, finding, min(step, last), threshold)
-            | (self.views.truth(session, number) if len(session.scenes) > 1 else {})
+            self.views.everything(look)
+            | self.views.aside(look)
+            | (self.views.truth(look.scene) if len(session.scenes) > 1 else {})
             | {
-                self.page.status: status(scene, finding, threshold),
-                self.page.choices.step: stepper(last, last if step > last else None),
+                self.page.status: status(look.scene, look.finding, look.threshold),
+                self.page.choices.step: stepper(look.last, look.last if look.step > look.last else None),
             }
         )
 
-    def count(
-        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
-        support: int | None, used: list[int],
-    ) -> Updates:  # fmt: skip
+    def count(self, session: Session | None, *given: Any) -> Updates:
         """Other supports that count; none of them means all."""
         if not session:
             return forgotten()
-        number = session.scene(query)
-        scene = session.scenes[number]
-        scene = replace(scene, used=tuple(k in used or not used for k in range(scene.supports)), _cells={})
-        session = session.having(number, scene)
-        updates = self.redraw(session, query, label, step, view, threshold, support) | {self.page.session: session}
+        *choices, used = given
+        look = Look.at(session, *choices)
+        counts = tuple(k in used or not used for k in range(look.scene.supports))
+        session = look.having(replace(look.scene, used=counts, _cells={})).session
+        updates = self.redraw(session, *choices) | {self.page.session: session}
         if used:  # what is ticked is left alone: another click may have changed it since
             updates[self.page.used] = gr.CheckboxGroup(choices=updates[self.page.used].choices)
         return updates
 
-    def take_truth(
-        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
-        support: int | None, truth: np.ndarray | None,
-    ) -> Updates:  # fmt: skip
+    def take_truth(self, session: Session | None, *given: Any) -> Updates:
         """The query's true mask: every step is measured against it."""
         if not session:
             return forgotten()
-        number = session.scene(query)
-        scene = session.scenes[number]
-        h, w = scene.pictures[0].shape[:2]
+        *choices, truth = given
+        look = Look.at(session, *choices)
+        h, w = look.scene.pictures[0].shape[:2]
         mask = None if truth is None else cv2.resize(truth, (w, h), interpolation=cv2.INTER_NEAREST) >= 128
-        session = session.having(number, replace(scene, truth=mask, _cells={}))
-        return self.redraw(session, query, label, step, view, threshold, support) | {self.page.session: session}
+        session = look.having(replace(look.scene, truth=mask, _cells={})).session
+        return self.redraw(session, *choices) | {self.page.session: session}
 
-    def compare(
-        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
-        support: int | None, left: int, right: int,
-    ) -> Any:  # fmt: skip
+    def compare(self, session: Session | None, *given: Any) -> Any:
         """The query at two steps."""
         if not session:
             return forgotten()
-        scene = session.scenes[session.scene(query)]
-        return self.views.two(scene, scene.finding(label), left, right, view, threshold)
+        *choices, left, right = given
+        return self.views.two(Look.at(session, *choices), left, right)
 
     # ---- taking away
 
-    def download(
-        self, session: Session | None, query: str, label: str, step: int, view: str, threshold: float,
-        support: int | None, wish: str,
-    ) -> str:  # fmt: skip
+    def download(self, session: Session | None, *given: Any) -> str:
         """What is looked at in the chosen format, at the picture's own size; or everything in one ZIP."""
         with told_to_visitor():
             if session is None:
@@ -530,13 +442,13 @@ class Handlers:
             if not session or not all(map(os.path.isfile, session.files())):
                 raise InputError(FORGOTTEN)
             segmenter = self.models.get(*session.chosen)
-            scene = session.scenes[session.scene(query)]
-            found = scene.found(scene.finding(label), step, threshold)
+            *choices, wish = given
+            look = Look.at(session, *choices)
+            found = look.scene.found(look.finding, look.step, look.threshold)
             with TemporaryDirectory() as folder:
                 if wish == EVERYTHING:
                     path = Path(folder) / "imrseg.zip"
-                    founds = [s.found(f, len(f.steps) - 1, threshold) for s in session.scenes for f in s.findings]
-                    bundle.write_zip(path, founds, segmenter)
+                    bundle.write_zip(path, session.found(look.threshold), segmenter)
                 else:
                     ending, encode = FORMATS[wish]
                     path = Path(folder) / f"{bundle.safe_name(found.label, ())}-step{found.steps[-1].index}{ending}"
@@ -585,6 +497,12 @@ def marks_of(painted: dict[str, Any] | None) -> np.ndarray:
         near = np.abs(layer[..., :3].astype(int) - is_colour).sum(-1) < 200
         marks[painted_there] = np.where(near, 1, -1)[painted_there]
     return marks
+
+
+def canvas(look: Look, picture: int) -> dict[str, Any]:
+    """A picture of what is looked at, 0 the query, as the editor takes it: an overlay with nothing painted on it."""
+    pixels = draw(look.scene, look.finding, look.shown, picture, "Overlay", look.threshold)
+    return {"background": pixels, "layers": [], "composite": pixels}
 
 
 def touch(*paths: str | Path) -> None:

@@ -157,6 +157,10 @@ class Scene:
             [self.paths[1 + k] for k in on],
         )  # fmt: skip
 
+    def all_found(self, threshold: float) -> list[Found]:
+        """For taking away: every label with all its steps."""
+        return [self.found(finding, len(finding.steps) - 1, threshold) for finding in self.findings]
+
     def remembered(self, cell: Cell, make: Callable[[], str]) -> str:
         """What ``make`` returned for ``cell`` before, or now; the last few hundred are kept."""
         made = self._cells.get(cell)
@@ -222,6 +226,10 @@ class Session:
     def scene(self, name: str | None) -> int:
         """The number of the scene called ``name``; 0 where it is not among them."""
         return next((i for i, choice in enumerate(self.names()) if choice == name), 0)
+
+    def found(self, threshold: float) -> list[Found]:
+        """For taking away: everything."""
+        return [found for scene in self.scenes for found in scene.all_found(threshold)]
 
     def files(self) -> set[Path]:
         """Of all pictures."""

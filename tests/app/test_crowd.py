@@ -169,7 +169,7 @@ def test_who_is_forgotten_is_told_so(segmenter, tmp_path):
     query = tmp_path / "mine.jpg"
     shutil.copy(LION, query)
     given = [[(str(query), None)], [], "lion", 0, "lite", "", "", "single", "", "last", "on", "cpu"]
-    *_, updates = page.run(*given, "Overlay", 0.5)
+    *_, updates = page.run(*given, "Overlay", 0.5, None)
     session = updates[page.page.session]
     choices = (session.names()[0], "lion", 0, "Overlay", 0.5, None)
     assert Path(page.download(session, *choices, "Mask (PNG)")).is_file()
@@ -263,7 +263,7 @@ def test_cleaning_goes_on_after_an_error(caplog):
 def test_a_full_disk_is_told_and_leaves_nothing(segmenter, tmp_path, monkeypatch):
     page = handlers.build_app(segmenter).handlers
     given = [[(str(LION), None)], [], "lion", 0, "lite", "", "", "single", "", "last", "on", "cpu"]
-    *_, updates = page.run(*given, "Overlay", 0.5)
+    *_, updates = page.run(*given, "Overlay", 0.5, None)
     session = updates[page.page.session]
     choices = (session.names()[0], "lion", 0, "Overlay", 0.5, None)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -118,7 +118,7 @@ def test_remembered_thumbnails_are_those_of_the_steps(app, edges):
     session = session_of(app, run_all(app, steps=3, edges=edges))
     assert strip_of(app, session) == fresh(session)
     before, corrected = strip_of(app, session), app.begin_correction(session, *choices(step=1), "Query")[1]
-    session = session_of(app, list(app.refine(session, *choices(step=1), corrected, painted(app, IS_NOT), 3)))
+    session = session_of(app, list(app.refine(session, *choices(step=1), corrected, painted(app, IS_NOT), 3, 0)))
     assert strip_of(app, session) == fresh(session) != before
 
 
@@ -190,7 +190,7 @@ def test_looking_around_computes_nothing(app, monkeypatch):
     monkeypatch.setattr(app, "models", SimpleNamespace(get=lambda *_: None))
     for view in VIEWS:
         assert app.redraw(session, *choices(step=1, view=view))[app.page.strip].value.count("data-step") == 3
-    clicked = app.pick_step(session, *choices(), gr.EventData(None, {"step": 2}))
+    clicked = app.pick_step(gr.EventData(None, {"step": 2}), session, *choices())
     assert clicked[app.page.choices.step].value == 2
 
 
@@ -231,14 +231,14 @@ def test_a_stopped_run_can_be_looked_at(app):
     going = start(app, supports=(), steps=5)
     session = [next(going) for _ in range(3)][-1][app.page.session]
     going.close()
-    ended = app.end(session, None, "cheetah", "Overlay", 0.5)
+    ended = app.end(session, *choices())
     assert ended[app.page.choices.step].maximum == 1
     assert ended[app.page.run].interactive is True
     assert app.look(session, *choices(step=5, support=None))[app.page.query_view].label == "Query, step 1"
 
 
 def test_a_run_stopped_before_its_first_mask_leaves_the_page_as_it_was(app):
-    assert set(app.end(None, None, None, "Overlay", 0.5)) == {app.page.run, app.page.stop, app.page.status}
+    assert set(app.end(None, *choices())) == {app.page.run, app.page.stop, app.page.status}
 
 
 def test_several_queries_each_have_their_scene(app):
@@ -273,7 +273,7 @@ def test_what_is_painted_enters_the_loop(app, colour, value, what):
     session = session_of(app, run_all(app))
     background, corrected = app.begin_correction(session, *choices(step=1), what)
     assert background["background"].dtype == np.uint8
-    updates = list(app.refine(session, *choices(step=1), corrected, painted(app, colour), 3))
+    updates = list(app.refine(session, *choices(step=1), corrected, painted(app, colour), 3, 0))
     finding = finding_of(session_of(app, updates))
     assert [s.index for s in finding.steps] == [0, 1, 2, 3]
     for step in finding.steps[1:]:
@@ -305,7 +305,7 @@ def test_another_run_takes_away_what_was_painted(app, monkeypatch):
 def test_an_empty_painting_is_told(app):
     session = session_of(app, run_all(app))
     for corrected, editor in ((None, painted(app, IS)), ((None, "cheetah", 1, 0), None)):
-        update = list(app.refine(session, *choices(), corrected, editor, 3))[-1]
+        update = list(app.refine(session, *choices(), corrected, editor, 3, 0))[-1]
         assert "Nothing is painted yet" in update[app.page.status]
 
 
@@ -389,10 +389,10 @@ def test_two_blanks_within_a_label_are_one(app):
 
 def test_a_stopped_run_is_not_one_that_was_refused(app):
     session = session_of(app, run_all(app))
-    stopped = app.failed(True, session, None, "cheetah", "Overlay", 0.5)
-    assert stopped[app.page.status] == app.end(session, None, "cheetah", "Overlay", 0.5)[app.page.status]
+    stopped = app.failed(True, session, *choices())
+    assert stopped[app.page.status] == app.end(session, *choices())[app.page.status]
     assert stopped[app.page.stopped] is False
-    assert "could not take this run" in app.failed(False, session, None, "cheetah", "Overlay", 0.5)[app.page.status]
+    assert "could not take this run" in app.failed(False, session, *choices())[app.page.status]
 
 
 def test_two_steps_side_by_side(app):
@@ -562,5 +562,5 @@ def test_painting_begins_where_its_panel_opens_and_is_not_begun_again(app):
     session = session_of(app, run_all(app))
     picture, what = app.open_correction(session, *choices(step=1), "Query", None)
     assert picture["background"].ndim == 3
-    assert what == (None, "cheetah", 1, 0)
+    assert what == (session.names()[0], "cheetah", 1, 0)
     assert app.open_correction(session, *choices(step=1), "Query", what) == gr.skip()
