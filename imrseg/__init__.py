@@ -10,10 +10,12 @@ from imrseg.presets import list_presets
 
 if TYPE_CHECKING:
     from imrseg.coarse.maskers import ClipSettings
-    from imrseg.run import Result, Step
+    from imrseg.run import Options, Result, Run, Step
     from imrseg.segmenter import Segmenter
 
-__all__ = ["ClipSettings", "InputError", "Result", "Segmenter", "Step", "WeightsError", "list_presets"]
+__all__ = [
+    "ClipSettings", "InputError", "Options", "Result", "Run", "Segmenter", "Step", "WeightsError", "list_presets"
+]  # fmt: skip
 __version__ = "0.1.0"
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from imrseg import __version__, weights
 from imrseg.coarse.maskers import ClipSettings
-from imrseg.errors import InputError
+from imrseg.errors import InputError, install
 from imrseg.export import check_target, describe, encode_mask, encode_picture, writing
 from imrseg.images import open_picture
 from imrseg.run import Options, Result, Step
@@ -133,7 +133,7 @@ def check_packages() -> None:
         for name in ("matplotlib", "pycocotools"):
             importlib.import_module(name)
     except ImportError as error:
-        raise InputError(f"The ZIP needs more packages: pip install imrseg[app] ({error}).") from None
+        raise InputError(f"The ZIP needs more packages: {install('app')} ({error}).") from None
 
 
 def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[str, bytes]]:
@@ -246,7 +246,7 @@ def options_of(found: Found, segmenter: Segmenter, names_of: Mapping[Path, str])
         *(("--not", word, None) for word in found.options.distractors),
         ("--prompts", found.options.prompts, "single"),
         ("--edges", found.options.edges, None),
-        ("--edges-on", found.options.edges_on, "last"),
+        ("--edges-on", found.options.edges_on if found.options.edges else "last", "last"),
         ("--consensus", found.options.consensus, "on" if network.traits else "off"),
         ("--preset", preset.name, "lite"),
         ("--checkpoint", *own_checkpoint(segmenter)),

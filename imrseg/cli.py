@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from imrseg import __version__
-from imrseg.errors import InputError, WeightsError, shown
+from imrseg.errors import InputError, WeightsError, install, shown
 from imrseg.presets import list_presets
 
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic",
-            ".heif"}  # fmt: skip
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".j2k", ".jpx",
+            ".apng", ".avif", ".heic", ".heif"}  # fmt: skip
 DEVICES = "auto, cpu, cuda, cuda:1 or mps"
 
 
@@ -30,6 +30,8 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message += ". A label of several words stands in quotes; for another label the option is given again"
         say(f"{self.prog}: {' '.join(message.split())}", sys.stderr)
         self.exit(2)
 
@@ -59,6 +61,22 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         return int(words)
 
     return read
+
+
+def fraction(words: str) -> float:
+    """Reads an option that is a number from 0 to 1."""
+    try:
+        value = float(words)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {shown(words)}")
+    return value
+
+
+def fold(words: str) -> int | None:
+    """Reads a fold; None for all."""
+    return None if words == "all" else whole(0, 3)(words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,12 +115,12 @@ def parser() -> argparse.ArgumentParser:
 
     c = command(commands, "segment", segment, "masks of a label in pictures, as files")
     c.add_argument("--query", type=Path, nargs="+", action="extend", required=True, metavar="FILE|FOLDER",
-                   help="pictures to segment")  # fmt: skip
+                   help="pictures to segment; of a folder, those in it that are called as pictures are")  # fmt: skip
     c.add_argument("--support", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
                    help="pictures that show the same thing; none: zero-shot")  # fmt: skip
     c.add_argument("--label", action="append", required=True, help="what to look for; may be given again")
-    c.add_argument("--steps", type=int, help="refinement steps; the preset's own number by default")
-    c.add_argument("--threshold", type=float, default=0.5, help="0 to 1, where masks are cut (default 0.5)")
+    c.add_argument("--steps", type=whole(0, 20), help="refinement steps; the preset's own number by default")
+    c.add_argument("--threshold", type=fraction, default=0.5, help="0 to 1, where masks are cut (default 0.5)")
     add_options(c)
     add_model(c)
     add_stages(c)
@@ -111,11 +129,11 @@ def parser() -> argparse.ArgumentParser:
 
     c = command(commands, "evaluate", evaluate, "mean IoU per step on a data set")
     add_data(c)
-    c.add_argument("--fold", type=int, help="0 to 3; all by default")
+    c.add_argument("--fold", type=fold, help="0 to 3, or all, as by default")
     c.add_argument("--shots", type=whole(1, 10), default=1, help="supports per episode (default 1)")
-    c.add_argument("--episodes", type=whole(1, 10**9), default=1000)
-    c.add_argument("--steps", type=int, help="refinement steps; the preset's own number by default")
-    c.add_argument("--seed", type=whole(0, 2**64 - 1), default=0)
+    c.add_argument("--episodes", type=whole(1, 10**9), default=1000, help="default 1000")
+    c.add_argument("--steps", type=whole(0, 20), help="refinement steps; the preset's own number by default")
+    c.add_argument("--seed", type=whole(0, 2**64 - 1), default=0, help="that episodes are drawn by (default 0)")
     c.add_argument("--zero-shot", action="store_true", help="no supports")
     c.add_argument("--true-supports", action="store_true", help="impose the supports' true masks: the most they can do")
     c.add_argument("--eval-side", type=whole(1, 10_000), metavar="PIXELS",
@@ -128,7 +146,9 @@ def parser() -> argparse.ArgumentParser:
 
     c = command(commands, "train", train, "train a network (docs/training.md)")
     add_data(c)
-    c.add_argument("--fold", default="all", help="the fold that is held out, 0 to 3, or all to hold none out")
+    c.add_argument(
+        "--fold", default="all", help="the fold that is held out, 0 to 3, or all, as by default, to hold none out"
+    )
     c.add_argument("--extra", action="append", default=[], metavar="folder:DIR", help="another data set")
     c.add_argument(
         "--config", "--preset", default="lite", metavar="NAME", help="lite, lite-hsnet, imr-hsnet-resnet50, ..."
@@ -169,7 +189,8 @@ def parser() -> argparse.ArgumentParser:
     c.epilog = "Precision and launch are those of the preset that the page opens with; others run in float32, eager."
     # A host such as Hugging Face Spaces says by Gradio's variables where to listen.
     c.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), help="0.0.0.0 for all")
-    c.add_argument("--port", type=whole(0, 65535), default=os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    c.add_argument("--port", type=whole(0, 65535), default=os.environ.get("GRADIO_SERVER_PORT", "7860"),
+                   help="default 7860")  # fmt: skip
     c.add_argument("--share", action="store_true", help="a public address for 72 hours")
     c.add_argument("--mcp", action="store_true", help="serve as a tool for language models too")
     c.add_argument("--auth", type=Path, metavar="FILE",
@@ -226,7 +247,7 @@ def add_options(c: argparse.ArgumentParser) -> None:
                    help="another thing in the pictures, to be told apart; may be given again")  # fmt: skip
     c.add_argument("--prompts", default="single", metavar="single|ensemble", help="wordings of the label")
     c.add_argument("--edges", metavar="guided|grabcut", help="fit the masks to the picture's edges")
-    c.add_argument("--edges-on", default="last", metavar="last|every", help="step whose masks are fitted")
+    c.add_argument("--edges-on", metavar="last|every", help="with --edges: whose masks are fitted (default last)")
     c.add_argument("--consensus", default="on", metavar="on|off",
                    help="of lite: move all pictures' masks towards what they together say of the object")  # fmt: skip
 
@@ -236,7 +257,9 @@ OPTIONS = ("aggregate", "distractors", "prompts", "edges", "edges_on", "consensu
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
     """The run's options, as ``Segmenter.segment`` and ``Options`` take them."""
-    return {name: getattr(args, name) for name in OPTIONS}
+    if args.edges_on and not args.edges:
+        raise InputError("--edges-on says whose masks are fitted to edges, but --edges is not given.")
+    return {name: getattr(args, name) for name in OPTIONS} | {"edges_on": args.edges_on or "last"}
 
 
 def clip_settings(args: argparse.Namespace, **fixed: Any) -> Any:
@@ -279,6 +302,7 @@ def segment(args: argparse.Namespace) -> None:
     from imrseg.images import open_picture, open_pictures
     from imrseg.run import check_label
 
+    options = options_of(args)
     once: dict[str, Path] = {}
     for file in (file for given in args.query for file in pictures_in(given)):
         once.setdefault(os.path.abspath(file), file)
@@ -298,7 +322,7 @@ def segment(args: argparse.Namespace) -> None:
 
     def one(query: Path, label: str, out: Path) -> dict[str, Any]:
         picture = open_picture(query)
-        result = segmenter.segment(picture, supports, label, args.steps, args.threshold, **options_of(args))
+        result = segmenter.segment(picture, supports, label, args.steps, args.threshold, **options)
         if args.zip:
             founds.append(bundle.Found.of(result, query, args.support))
         return export.write_result(result, out, query=picture, supports=supports, segmenter=segmenter)
@@ -309,7 +333,7 @@ def segment(args: argparse.Namespace) -> None:
             jobs[bundle.safe_name(f"{query.stem}_{label}", jobs)] = query, label
     if len(jobs) == 1:
         jobs = {"": next(iter(jobs.values()))}
-    for name in jobs:
+    for name in ("", *jobs) if (args.out / "result.json").is_file() else jobs:
         export.check_apart(args.out / name, sources)
     if args.zip:
         export.check_zip(args.zip, args.out, jobs)
@@ -331,12 +355,19 @@ def segment(args: argparse.Namespace) -> None:
 
 
 def pictures_in(given: Path) -> list[Path]:
-    """The picture itself, or the pictures of a folder by name."""
+    """The picture itself, or the pictures of a folder by name, without those that are results."""
+    from imrseg.export import results_in
+
     if not given.is_dir():
         return [given]
-    found = sorted(p for p in given.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted({p for p in given.iterdir() if not p.is_dir() and p.name[0] != "."} - {*results_in(given)})
+    found = [p for p in files if p.suffix.lower() in SUFFIXES]
     if not found:
         raise InputError(f"The folder “{given}” holds no pictures. Accepted: {', '.join(sorted(SUFFIXES))}.")
+    if len(found) < len(files):
+        left = [p.name for p in files if p not in found]
+        others = f"{', '.join(left[:3])}{', ...' if len(left) > 3 else ''}"
+        say(f"{given}: left out, for they are not called as pictures are: {others} ({len(left)})", sys.stderr)
     return found
 
 
@@ -468,10 +499,30 @@ def demo(args: argparse.Namespace) -> None:
         from imrseg.app.doors import users_of
         from imrseg.app.server import serve
     except ImportError as error:
-        raise InputError(f"The page needs Gradio: pip install imrseg[app] ({error}).") from None
+        raise InputError(f"The page needs Gradio: {install('app')} ({error}).") from None
     from imrseg.segmenter import Segmenter
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     users = users_of(args.auth)
+    check_port(args.host, args.port)
     segmenter = Segmenter.from_preset(args.preset, args.device, precision=args.precision, launch=args.launch)
     serve(segmenter, args.host, args.port, args.share, args.mcp, users)
+
+
+def check_port(host: str, port: int) -> None:
+    """See that nothing else listens there; port 0 is any.
+
+    Raises:
+        InputError: something does, or the host is none of this machine's.
+    """
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"The page cannot be served at {host}:{port} ({error.strerror}). Give another --port."
+            ) from None

@@ -13,6 +13,11 @@ class WeightsError(RuntimeError):
     """Weights that are missing or do not fit; the message says what to put where."""
 
 
+def install(extra: str) -> str:
+    """How a part of imrseg that is missing is installed."""
+    return f"pip install -e '.[{extra}]' in imrseg's folder"
+
+
 def shown(value: object) -> str:
     """A refused value as a message shows it, shortened."""
     try:

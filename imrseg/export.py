@@ -47,8 +47,8 @@ def write_result(
 
     Args:
         result: from ``segmenter.segment(query, supports, ...)``.
-        out: made if need be. Files of the same names are replaced, others stay, but for masks that
-            an earlier result left there.
+        out: made if need be. Files of the same names are replaced, others stay, but for masks and a manifest that
+            an earlier run left there.
         query, supports: the pictures of the run.
         segmenter: the one that made the result.
 
@@ -245,10 +245,24 @@ def _merge(folder: Path, out: Path) -> None:
     for file in sorted(files, key=lambda p: p.suffix == ".json"):  # a record comes after what it names
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).replace(out / file)
+    if Path("manifest.json") in files:
+        # Those of an earlier run of one query and label, the record first.
+        for old in sorted(results_in(out), key=lambda p: p.suffix != ".json"):
+            if old.name != "manifest.json":
+                old.unlink()
+    if Path("result.json") in files:  # whose manifest names other results
+        (out / "manifest.json").unlink(missing_ok=True)
     for record in (f for f in files if f.name == "result.json"):
         for old in (out / record).parent.glob("*_step*.png"):
             if MASK_NAME.fullmatch(old.name) and record.with_name(old.name) not in files:
                 old.unlink()
+
+
+def results_in(folder: Path) -> list[Path]:
+    """The files of the result that lies in a folder itself; none where there is no ``result.json``."""
+    if not (folder / "result.json").is_file():
+        return []
+    return [p for p in folder.iterdir() if p.name in RECORDS or MASK_NAME.fullmatch(p.name)]
 
 
 def encode_mask(mask: np.ndarray) -> bytes:

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import io
 import os
+import re
 import stat
 import threading
 import warnings
@@ -44,6 +45,7 @@ ROUNDING = 0.001  # so little beyond is not told
 LEAST_SHARE = 3 / 4  # of that side, which will do where a JPEG decodes to fewer pixels in less time
 ACCEPTED = "JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000 or AVIF"
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")  # Pillow's others may run programs
+WEB = re.compile("https?:/")  # begins an address, from which ``Path`` has taken a slash
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc")  # brands, in the beginning of the file
 T = Image.Transpose
 UPRIGHT = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_270,
@@ -219,7 +221,8 @@ def _open_file(path: Path) -> BinaryIO:
             )
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"There is no picture file at “{path}”.") from None
+        web = " Web addresses are read by the page alone; download the picture." if WEB.match(str(path)) else ""
+        raise InputError(f"There is no picture file at “{path}”.{web}") from None
     except OSError as error:
         raise InputError(f"“{path}” cannot be read ({error.strerror or error}).") from None
     except InputError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -32,6 +32,7 @@ MAX_DISTRACTORS = 20
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # would reorder the text around a label
 UNLIKELY = 0.5  # confidence under which a label is called probably absent
 REENTRY = (100, 100)  # cells of a coarse mask that was fitted to edges, as the network is given it
+CORRECTED = "Corrected by hand: the command repeats the run without the corrections."
 MARKS = (-1, 0, 1)  # "this is not", nothing said, "this is it"
 EMPTY = 0.001  # covered share under which a mask counts as empty
 PROMPTS = ("single", "ensemble")
@@ -70,7 +71,7 @@ class Options:
         ):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, str | None) or value not in accepted:
-                words = ", ".join(str(a) for a in accepted)
+                words = ", ".join(filter(None, accepted)) + (", or left out" if None in accepted else "")
                 raise InputError(f"{name} must be one of {words}, not {shown(value)}.")
         if not isinstance(self.distractors, (list, tuple)) or len(self.distractors) > MAX_DISTRACTORS:
             raise InputError(f"The distractors must be a list of up to {MAX_DISTRACTORS} words.")
@@ -132,7 +133,7 @@ class Result:
     """What ``Segmenter.segment`` returns.
 
     Attributes:
-        label: as it was given.
+        label: as it was given, on one line.
         steps: N + 1 steps; ``steps[0]`` holds the coarse masks.
         threshold: at which ``mask`` is cut.
         warnings: what was converted, cut or guessed, and whether anything was found.
@@ -181,6 +182,8 @@ class Run:
         reading = masker.read(self.label, options.distractors, options.prompts == "ensemble")
         pictures = [self.query, *self.supports]
         self.warnings = [w for p in pictures for w in p.warnings] + list(reading.warnings) + segmenter.notes
+        if "," in self.label:
+            self.warnings.append(f"“{self.label}” is one label: a comma separates none here. Ask for each by itself.")
 
         seen = segmenter.features(masker.encoder, pictures)
         prepared = segmenter.prepare(pictures)
@@ -382,6 +385,17 @@ class Run:
         self.seconds["edges"] = clock.lap()
         return step
 
+    def result(self, threshold: float = 0.5) -> Result:
+        """What was found so far, the last step as the answer (``finish``).
+
+        Raises:
+            InputError: a threshold that is not in [0, 1].
+        """
+        check_threshold(threshold)
+        steps = [*self.steps[:-1], self.finish()]
+        said = self.verdict(threshold, steps[-1]) + [CORRECTED] * self.corrected
+        return Result(self.label, steps, float(threshold), said, self.confidence, self.options, dict(self.seconds))
+
     def verdict(self, threshold: float = 0.5, answer: Step | None = None) -> list[str]:
         """``warnings``, and a sentence where the ``answer``, the last step by default, is empty or the label is doubted."""
         last = answer or self.steps[-1]
@@ -467,6 +481,16 @@ def verdict(label: str, warnings: Sequence[str], confidence: float | None, cover
     if confidence is not None and confidence < UNLIKELY:
         return [*warnings, f"“{label}” is probably not in the query picture."]
     return list(warnings)
+
+
+def check_threshold(threshold: float) -> None:
+    """See that masks can be cut there.
+
+    Raises:
+        InputError: not a number from 0 to 1.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 <= threshold <= 1:
+        raise InputError(f"The threshold must be a number from 0 to 1, not {shown(threshold)}.")
 
 
 def check_label(label: str, kind: str = "label") -> str:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from imrseg.models.refiner import Prepared
 from imrseg.networks import LAUNCHES, Network, lite_encoder, load_network, with_backbone_of
 from imrseg.precision import check_precision, lacks_bfloat16
 from imrseg.presets import Preset, get_preset
-from imrseg.run import Options, Result, Run, Step
+from imrseg.run import Options, Result, Run, Step, check_threshold
 
 MAX_STEPS = 20
 MAX_SEED = 2**64 - 1
@@ -102,7 +102,9 @@ class Segmenter:
         if kind not in ("lite", "clip") or (kind == "lite" and model):
             raise InputError(f"There is no coarse masker “{coarse}”. Accepted: lite, clip, clip:MODEL.")
         if kind == "lite" and clip is not None:
-            raise InputError("Settings of CLIP were given, but the coarse masks are lite's. Choose coarse=clip.")
+            raise InputError(
+                "Settings of CLIP were given, but the coarse masks are lite's. Choose clip's, or leave the settings out."
+            )
         if checkpoint is None:
             path = weights.find(preset.checkpoint)
         else:
@@ -167,16 +169,13 @@ class Segmenter:
         Raises:
             InputError: a picture, the label or a setting cannot be used.
         """
-        if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 <= threshold <= 1:
-            raise InputError(f"The threshold must be a number from 0 to 1, not {shown(threshold)}.")
+        check_threshold(threshold)
         count = self.check_steps(steps)
         check_whole(seed, "seed", MAX_SEED)
         options = Options(aggregate, distractors, prompts, edges, edges_on, consensus)
         run = self.start(query, supports, label, options)
-        done = [run.steps[0], *run.advance_by(count)]
-        done[-1] = run.finish()
-        said = run.verdict(threshold, done[-1])
-        return Result(run.label, done, float(threshold), said, run.confidence, run.options, run.seconds)
+        run.advance_by(count)
+        return run.result(threshold)
 
     def iterate(
         self,
@@ -192,14 +191,22 @@ class Segmenter:
         edges_on: str = "last",
         consensus: str = "on",
     ) -> Iterator[Step]:
-        """The same steps as ``segment``, one at a time, as they are computed."""
+        """The same steps as ``segment``, one at a time, as they are computed.
+
+        Raises:
+            InputError: as ``segment`` does, for a setting at once, for a picture or the label with the first step.
+        """
         count = self.check_steps(steps)
         check_whole(seed, "seed", MAX_SEED)
         options = Options(aggregate, distractors, prompts, edges, edges_on, consensus)
-        run = self.start(query, supports, label, options)
-        for index in range(count + 1):
-            step = run.advance() if index else run.steps[0]
-            yield run.finish() if index == count else step
+
+        def found() -> Iterator[Step]:
+            run = self.start(query, supports, label, options)
+            for index in range(count + 1):
+                step = run.advance() if index else run.steps[0]
+                yield run.finish() if index == count else step
+
+        return found()
 
     def start(
         self, query: ImageSource, supports: Sequence[ImageSource], label: str, options: Options | None = None

@@ -420,5 +420,5 @@ def test_links_and_supports_take_no_query_its_name(quick, segmenter, save, cat):
 @pytest.mark.parametrize("name", ["matplotlib", "pycocotools"])
 def test_what_a_zip_needs_is_seen_first(founds, segmenter, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=r"pip install imrseg\[app\]"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[app\]'"):
         next(bundle.contents(founds, segmenter))

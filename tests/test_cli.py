@@ -3,6 +3,8 @@ import io
 import json
 import os
 import re
+import shlex
+import socket
 import subprocess
 import sys
 import zipfile
@@ -228,7 +230,7 @@ def test_a_full_disk_is_one_line(main, files, tmp_path, monkeypatch):
         (["--seed", "1.5"], "--seed: must be a whole number"),
         (["--shots", "0"], "--shots: must be a whole number from 1 to 10, not '0'"),
         (["--episodes", "nan"], "--episodes: must be a whole number from 1 to"),
-        (["--steps", "many"], "--steps: invalid int value"),
+        (["--steps", "many"], "--steps: must be a whole number from 0 to 20, not 'many'"),
     ],
 )
 def test_numbers_of_evaluate(main, words, said):
@@ -432,6 +434,88 @@ def test_no_result_replaces_a_picture_that_it_is_of(main, save, cat, tmp_path, n
     assert (status, "would be replaced" in err) == (2, True)
     assert path.read_bytes() == before
     assert names(path.parent) == {name}
+
+
+def test_one_folder_holds_the_results_of_one_run(main, files, tmp_path):
+    out = tmp_path / "out"
+    one = ("segment", "--query", files["query"], "--steps", 0, "--out", out, "--label", "cat")
+    (tmp_path / "out").mkdir()
+    (out / "mine.png").write_bytes(b"")
+    assert main(*one)[0] == 0
+    assert main(*one, "--label", "cup")[0] == 0
+    assert names(out) == {"tom_cat", "tom_cup", "manifest.json", "mine.png"}
+    assert main(*one)[0] == 0
+    assert names(out) == {"tom_cat", "tom_cup", "query_step0.png", "panel.png", "result.json", "mine.png"}
+    status, _, err = main(*one, "--label", "cup", "--query", out / "panel.png")
+    assert (status, "one of the pictures" in err) == (2, True)
+
+
+def test_of_a_folder_the_pictures_are_taken_and_no_results(main, files, tmp_path):
+    home = files["query"].parent
+    for name in ("notes.txt", "a", "b", "c", ".hidden"):
+        (home / name).write_text("")
+    (home / "holiday.jpg").mkdir()
+    files["other"].unlink()
+    for _ in range(2):
+        status, _, err = main("segment", "--query", home, "--label", "cat", "--steps", 0, "--out", home)
+        assert (status, err.strip()) == (
+            0, f"{home}: left out, for they are not called as pictures are: a, b, c, ... (4)"
+        )  # fmt: skip
+        assert json.loads((home / "result.json").read_text("utf-8"))["query"] == "tom.jpg"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--steps", "three"], "a whole number from 0 to 20, not 'three'"),
+        (["--threshold", "50%"], "a number from 0 to 1, not '50%'"),
+        (["--threshold", "nan"], "a number from 0 to 1, not 'nan'"),
+        (["--aggregate", "max"], "must be one of vote, mean, or left out, not 'max'"),
+        (["--edges-on", "every"], "--edges is not given"),
+        (["tree"], "unrecognized arguments: tree. A label of several words stands in quotes"),
+        (["--query", "https://example.com/a.jpg"], "Web addresses are read by the page alone"),
+    ],
+)
+def test_what_is_accepted_is_said(main, files, tmp_path, words, said):
+    given = ("--query", files["query"], "--out", tmp_path / "out", "--label", "lion", *words)
+    status, out, err = main("segment", *given)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_a_comma_separates_no_labels(main, files, tmp_path):
+    _, said, _ = main(
+        "segment", "--query", files["query"], "--label", "cat, cup", "--steps", 0, "--out", tmp_path / "o"
+    )
+    assert "“cat, cup” is one label: a comma separates none here." in said
+
+
+def test_a_port_that_is_taken(main, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, err = main("demo", "--port", port)
+    assert status == 2
+    assert re.search(f"cannot be served at 127.0.0.1:{port} .*Give another --port", err)
+
+
+FENCES = [
+    (page, line)
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md"))),
+        "checkpoints/README.md",
+    )
+    for fence in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    for line in fence.replace("\\\n", " ").splitlines()
+    if "python -m imrseg" in line
+]
+
+
+@pytest.mark.parametrize(("page", "line"), FENCES)
+def test_commands_of_the_documents_are_complete(page, line):
+    words = shlex.split(re.sub(r"\$\w+", "0", line.split("python -m imrseg", 1)[1]), comments=True)
+    cli.parser().parse_args(["cell=conv" if word == "..." else word for word in words])
 
 
 def test_queries_may_be_given_one_by_one_and_count_once(main, files, tmp_path):

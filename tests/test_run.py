@@ -10,7 +10,7 @@ import torch
 
 from imrseg import InputError
 from imrseg.images import open_pictures
-from imrseg.run import MAX_DISTRACTORS, Options, check_label, verdict
+from imrseg.run import CORRECTED, MAX_DISTRACTORS, Options, check_label, verdict
 
 
 def test_the_threshold_cuts_the_last_mask(segmenter, cat):
@@ -88,7 +88,7 @@ def test_labels_that_are_refused(label, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"aggregate": "median"}, "None, vote, mean"),
+        ({"aggregate": "median"}, "vote, mean, or left out"),
         ({"prompts": "many"}, "single, ensemble"),
         ({"edges": "crf"}, "guided, grabcut"),
         ({"edges_on": "first"}, "last, every"),
@@ -99,8 +99,8 @@ def test_labels_that_are_refused(label, said):
         ({"distractors": [" "]}, "distractor is empty"),
         ({"distractors": [3]}, "distractor must be text, not int"),
         ({"distractors": ["a\x1b[31m"]}, "distractor holds control characters"),
-        ({"aggregate": 3}, "None, vote, mean"),
-        ({"aggregate": np.zeros(3)}, "None, vote, mean"),
+        ({"aggregate": 3}, "vote, mean, or left out"),
+        ({"aggregate": np.zeros(3)}, "vote, mean, or left out"),
         ({"prompts": None}, "single, ensemble"),
         ({"edges": ["guided"]}, "guided, grabcut"),
         ({"edges": "x" * 10_000}, "not 'xxxxxxxxxxxx...xxxxxxxxxxxxx'"),
@@ -454,3 +454,16 @@ def test_a_run_without_a_model_says_so(segmenter, cat):
         lone.advance()
     lone.segmenter = segmenter
     assert np.array_equal(lone.advance().query_mask, copy(run).advance().query_mask)
+
+
+def test_a_run_asked_for_one_by_one_ends_in_what_segment_returns(segmenter, cat, cup):
+    run = segmenter.start(cat, [cup], "cat", Options(edges="grabcut"))
+    run.advance_by(2)
+    result, whole = run.result(0.4), segmenter.segment(cat, [cup], "cat", 2, 0.4, edges="grabcut")
+    np.testing.assert_array_equal(result.mask, whole.mask)
+    assert (result.warnings, result.threshold, len(result.steps)) == (whole.warnings, 0.4, 3)
+    run.correct(2, {0: np.ones((4, 4), np.int8)})
+    assert run.result().mask.all()
+    assert run.result().warnings[-1] == CORRECTED
+    with pytest.raises(InputError, match="from 0 to 1"):
+        run.result(2)

@@ -167,7 +167,7 @@ def test_bad_input_is_refused(segmenter, cat, tmp_path):
     for coarse in ("cam", "lite:RN50", ""):
         with pytest.raises(InputError, match="Accepted: lite, clip, clip:MODEL"):
             Segmenter.from_preset("lite", "cpu", coarse=coarse or ":")
-    with pytest.raises(InputError, match="Choose coarse=clip"):
+    with pytest.raises(InputError, match="Choose clip's, or leave"):
         Segmenter.from_preset("lite", "cpu", clip=ClipSettings())
     for device in ("tpu9", "cuda:99", "gpu", ""):
         with pytest.raises(InputError):

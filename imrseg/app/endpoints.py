@@ -16,10 +16,9 @@ from imrseg.app.fetching import sent_files
 from imrseg.app.models import MODEL, OWN, Models
 from imrseg.app.words import split_labels, told_to_visitor
 from imrseg.edges import EDGES
-from imrseg.errors import InputError, shown
+from imrseg.errors import InputError
 from imrseg.export import write_result
-from imrseg.presets import get_preset
-from imrseg.run import CONSENSUS, EDGES_ON, PROMPTS
+from imrseg.run import CONSENSUS, EDGES_ON, PROMPTS, check_threshold
 from imrseg.segmenter import MAX_STEPS
 
 
@@ -37,10 +36,7 @@ class Endpoints:
                 gr.File(label="query picture"),
                 sent_files("support pictures"),
                 gr.Textbox(label="label"),
-                gr.Number(
-                    label=f"refinement steps, 0 to {MAX_STEPS}, whatever the preset",
-                    value=get_preset(models.preset).steps,
-                ),
+                gr.Number(label=f"refinement steps, 0 to {MAX_STEPS}: empty for the preset's own number"),
                 gr.Number(label="threshold, 0 to 1", value=0.5),
                 gr.Textbox(label="preset", value=models.preset),
                 gr.Textbox(label="coarse masks: empty for the preset's own, lite or clip", value=OWN),
@@ -78,7 +74,7 @@ class Endpoints:
             query: the picture to segment.
             supports: up to 10 pictures that show the same thing; none is zero-shot.
             label: one label, for example "cheetah".
-            steps: refinement steps, 0 to 20.
+            steps: refinement steps, 0 to 20; without, the preset's own number.
             threshold: in [0, 1], where the masks are cut.
             preset: the network, for example "lite".
             coarse: what draws the coarse masks, "lite" or "clip"; empty takes the preset's own.
@@ -105,6 +101,7 @@ class Endpoints:
             segmenter = self.models.get(*chosen)
             with TemporaryDirectory() as folder:
                 content = write_result(result, Path(folder), query=query, supports=pictures, segmenter=segmenter)
+                del content["panel"]  # no mask, and not sent
                 files = sorted(Path(folder).glob("*_step*.png"), key=in_order)
                 kept = [self.masks.move_resource_to_block_cache(path) or "" for path in files]
             return content, kept
@@ -130,7 +127,7 @@ class Endpoints:
             query: the picture to segment.
             supports: up to 10 pictures that show the same thing; none is zero-shot.
             label: one label, for example "cheetah".
-            steps: refinement steps, 0 to 20.
+            steps: refinement steps, 0 to 20; without, the preset's own number.
             threshold: in [0, 1], where the masks are cut.
             preset: the network, for example "lite".
             coarse: what draws the coarse masks, "lite" or "clip"; empty takes the preset's own.
@@ -157,16 +154,6 @@ class Endpoints:
                 mask = step.query_mask >= step.cut(threshold)
                 rle = coco.shape(mask, label).rle
                 yield {"step": step.index, "covered": float(mask.mean()), "seconds": step.seconds, "mask": rle}
-
-
-def check_threshold(threshold: Any) -> None:
-    """As ``Segmenter.segment`` does; steps one by one are not cut there.
-
-    Raises:
-        InputError: not a number from 0 to 1.
-    """
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise InputError(f"The threshold must be a number from 0 to 1, not {shown(threshold)}.")
 
 
 def whole(steps: float | None) -> Any:

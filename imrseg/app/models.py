@@ -91,7 +91,8 @@ class Models:
         with self._lock:
             if key not in self._loaded:
                 if missing := self.missing(preset, coarse):
-                    raise WeightsError(f"{preset} cannot run yet. {missing}")
+                    by = f" with coarse masks by {key[1]}" if weights.have(get_preset(preset).checkpoint) else ""
+                    raise WeightsError(f"{preset} cannot run{by} yet. {missing}")
                 self._loaded[key] = Segmenter.from_preset(preset, device, coarse=key[1])
             return self._loaded[key]
 

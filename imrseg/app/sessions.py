@@ -14,7 +14,7 @@ import numpy as np
 from imrseg.bundle import Found
 from imrseg.images import Picture
 from imrseg.postprocess import iou
-from imrseg.run import Options, Run, Step, verdict
+from imrseg.run import CORRECTED, Options, Run, Step, verdict
 from imrseg.visualize import soft_mask
 
 REMEMBERED = 400  # cells of filmstrips
@@ -149,7 +149,7 @@ class Scene:
             steps.append(replace(shown, support_soft=supports[0], support_sizes=supports[1]))
         warnings = finding.verdict(float(self.inside(finding, step, 0, threshold).mean()))
         if finding.run is not None and finding.run.corrected:
-            warnings.append("Corrected by hand: the command repeats the run without the corrections.")
+            warnings.append(CORRECTED)
         if len(on) < self.supports and finding.options.consensus == "on":
             warnings.append("Supports were switched off: the command runs without them, in the consensus, too.")
         return Found(

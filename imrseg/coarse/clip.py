@@ -23,7 +23,7 @@ from torch.func import functional_call
 from imrseg import weights
 from imrseg.coarse.prompts import PAPER
 from imrseg.coarse.towers import open_tower
-from imrseg.errors import InputError, WeightsError
+from imrseg.errors import InputError, WeightsError, install
 from imrseg.hub import ANSWER, cache
 
 TEMPERATURE = 100.0  # of the softmax over prompts, fixed as in the released code
@@ -302,7 +302,7 @@ def load_clip(name: str = "RN50", device: str | torch.device = "cpu") -> tuple[C
         import open_clip
         from open_clip.model import set_model_preprocess_cfg
     except ImportError as error:
-        raise WeightsError(f"CLIP needs open_clip: pip install imrseg[clip] ({error}).") from None
+        raise WeightsError(f"CLIP needs open_clip: {install('clip')} ({error}).") from None
 
     architecture, tag = pick(name)
     file = fetch(architecture, tag)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from imrseg.data.entries import IGNORE, Entry
-from imrseg.errors import InputError
+from imrseg.errors import InputError, install
 
 SMALLEST = 2 * 32 * 32  # pixels of a class without which a picture is not listed (PFENet's rule, Tian et al. 2020)
 
@@ -33,7 +33,7 @@ class Annotations:
             from pycocotools import mask
             from pycocotools.coco import COCO
         except ImportError:
-            raise InputError("COCO's annotations are read by pycocotools: pip install imrseg[train].") from None
+            raise InputError(f"COCO's annotations are read by pycocotools: {install('train')}.") from None
         if not file.is_file():
             raise InputError(f"COCO's annotations {file} are missing. Expected annotations_trainval2014.zip, unpacked.")
         try:

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from imrseg import distributed
-from imrseg.errors import InputError
+from imrseg.errors import InputError, install
 from imrseg.training.config import Config
 from imrseg.training.data import Batch, Look, Starts, TrainingSet, assemble, make_batch
 from imrseg.training.losses import segmentation_loss, total_loss
@@ -213,9 +213,7 @@ class Log:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise InputError(
-                    "TensorBoard is missing: pip install imrseg[train], or leave --tensorboard out."
-                ) from None
+                raise InputError(f"TensorBoard is missing: {install('train')}, or leave --tensorboard out.") from None
             self._writer = SummaryWriter(out / "tensorboard")
 
     def write(self, iteration: int, row: dict[str, Any]) -> None:

@@ -44,8 +44,7 @@ def test_the_schema_says_what_each_parameter_is(mcp_server):
         assert schema["required"] == ["query", "label"]
         assert schema["properties"]["steps"] == {
             "type": "number",
-            "description": "refinement steps, 0 to 20.",
-            "default": 3,
+            "description": "refinement steps, 0 to 20; without, the preset's own number.",
         }
         assert all(parameter.get("description") for parameter in schema["properties"].values())
     assert "what a label names" in tools["segment"].description
