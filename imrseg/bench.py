@@ -23,7 +23,12 @@ RUNS = 7
 
 
 def bench(
-    preset: str = "lite", device: str = "auto", precision: str = "float32", launch: str = "eager", runs: int = RUNS
+    preset: str = "lite",
+    device: str = "auto",
+    precision: str = "float32",
+    launch: str = "eager",
+    side: int | None = None,
+    runs: int = RUNS,
 ) -> dict[str, Any]:
     """Time a preset with one support and the preset's own number of steps; arguments as for ``Segmenter.from_preset``.
 
@@ -36,11 +41,11 @@ def bench(
         making the segmenter. And what was measured on.
 
     Raises:
-        InputError: unknown preset, device, precision or launch.
+        InputError: unknown preset, device, precision, launch or side.
         WeightsError: weights that are missing or do not fit.
     """
     clock = Clock()
-    segmenter = Segmenter.from_preset(preset, device, precision=precision, launch=launch)
+    segmenter = Segmenter.from_preset(preset, device, precision=precision, launch=launch, side=side)
     load = clock.lap()
     with tempfile.TemporaryDirectory() as folder:
         query, support = Path(folder, "query.jpg"), Path(folder, "support.jpg")
@@ -66,6 +71,7 @@ def bench(
         "steps": segmenter.preset.steps,
         "precision": segmenter.precision,
         "launch": launch,
+        "lite_side": segmenter.network.side,
         "device": str(segmenter.device),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -99,8 +105,9 @@ def photograph(size: tuple[int, int], seed: int) -> np.ndarray:
 def table(measured: dict[str, Any]) -> str:
     """``bench``'s result for the terminal."""
     width, height = measured["pictures"]["size"].values()
+    seen = f" seen at {measured['lite_side']}" if measured["lite_side"] else ""
     lines = [
-        f"{measured['preset']} in {measured['precision']}, {measured['steps']} steps, one support, two JPEGs of {width} x {height} pixels",
+        f"{measured['preset']} in {measured['precision']}, {measured['steps']} steps, one support, two JPEGs of {width} x {height} pixels{seen}",
         f"{measured['device']}, {measured['threads']} of {measured['cores']} cores, torch {measured['torch']};"
         f" median of {measured['runs']} warm runs",
         *(f"  {stage:<10}{seconds:8.3f} s" for stage, seconds in measured["seconds"].items()),

@@ -171,6 +171,7 @@ def parser() -> argparse.ArgumentParser:
 
     c = command(commands, "bench", bench, "seconds from two photographs to a mask")
     add_model(c)
+    add_side(c)
     c.add_argument("--json", type=Path, metavar="OUT.json")
 
     c = command(commands, "weights", lambda _: list_weights(), "the weights that presets need")
@@ -224,9 +225,13 @@ def add_model(c: argparse.ArgumentParser) -> None:
 
 def add_stages(c: argparse.ArgumentParser) -> None:
     c.add_argument("--checkpoint", type=Path, metavar="FILE", help="network weights in place of the preset's")
+    add_side(c)
+    add_coarse(c)
+
+
+def add_side(c: argparse.ArgumentParser) -> None:
     c.add_argument("--lite-side", type=int, metavar="PIXELS",
                    help="of the square that lite sees, a multiple of 32 (default 320); more for small things")  # fmt: skip
-    add_coarse(c)
 
 
 def add_coarse(c: argparse.ArgumentParser) -> None:
@@ -454,7 +459,7 @@ def bench(args: argparse.Namespace) -> None:
 
     if args.json:
         check_target(args.json)
-    measured = bench.bench(args.preset, args.device, args.precision, args.launch)
+    measured = bench.bench(args.preset, args.device, args.precision, args.launch, args.lite_side)
     print(bench.table(measured))
     if args.json:
         write_json(args.json, measured)

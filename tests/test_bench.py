@@ -25,3 +25,9 @@ def test_every_stage_is_timed(monkeypatch, segmenter):
     assert segmenter.remember == remember
     for stage in stages:
         assert stage in bench.table(measured)
+
+
+def test_the_side_is_told():
+    measured = {**bench.bench("lite", "cpu", side=128, runs=1)}
+    assert measured["lite_side"] == 128
+    assert "pixels seen at 128\n" in bench.table(measured)
