@@ -177,8 +177,8 @@ def contents(founds: Sequence[Found], segmenter: Segmenter) -> Iterator[tuple[st
             for name, draw in (("figure", figures.figure), ("animation", figures.animation)):
                 for kind, content in draw(shown, found.steps, found.threshold, found.label).items():
                     yield f"{place}/{name}.{kind}", content
-            yield f"{place}/soft_masks.npz", encode_soft_masks(found, segmenter)
-            settings_ = run_settings(found) | {"query": names_of[query], "covered": float(mask.mean())}
+            yield f"{place}/soft_masks.npz", encode_soft_masks(found, segmenter, names_of[query])
+            settings_ = run_settings(found, names_of[query]) | {"covered": float(mask.mean())}
             results.append({"folder": place, "value": value, **settings_})
         if len(here) > 1:
             index = label_map(here)
@@ -278,20 +278,16 @@ def file_word(name: str) -> str:
     return f"./{name}" if name.startswith("-") else name
 
 
-def settings(found: Found, segmenter: Segmenter) -> dict[str, Any]:
-    """All that a result depends on, and what was said about it."""
-    return {**model_settings(segmenter), **run_settings(found)}
-
-
 def model_settings(segmenter: Segmenter) -> dict[str, Any]:
     return {"imrseg": __version__, **describe(segmenter), "device": str(segmenter.device)}
 
 
-def run_settings(found: Found) -> dict[str, Any]:
+def run_settings(found: Found, query: str = "") -> dict[str, Any]:
+    """How a label was looked for, and what was said about it; ``query`` where the picture is not called as its file is."""
     height, width = found.steps[-1].query_size
     return {
         "label": found.label,
-        "query": found.query.name,
+        "query": query or found.query.name,
         "supports": [path.name for path in found.supports],
         "size": {"width": width, "height": height},
         "steps": len(found.steps) - 1,
@@ -365,13 +361,13 @@ def encode_label_map(index: np.ndarray, colours: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def encode_soft_masks(found: Found, segmenter: Segmenter) -> bytes:
+def encode_soft_masks(found: Found, segmenter: Segmenter, query: str = "") -> bytes:
     """The soft masks of all steps at the network's size, as NPZ without pickles.
 
     ``query_step0`` ..., ``support1_step0`` ...: float32 (h, w) in [0, 1]; with several supports also
     ``query_step1_each`` ...: (K, h, w), the query's masks by support, of which ``query_step1`` is made.
     ``query_size``, ``support1_size`` ...: height and width of the pictures; ``levels``, ``cuts``: float64,
-    for each step (``Step``); ``settings``: JSON.
+    for each step (``Step``); ``settings``: JSON, in which ``query`` is the picture's name where that is not its file's.
     """
     arrays: dict[str, Any] = {}
     for step in found.steps:
@@ -384,7 +380,7 @@ def encode_soft_masks(found: Found, segmenter: Segmenter) -> bytes:
     arrays |= {f"support{k}_size": np.asarray(size) for k, size in enumerate(last.support_sizes, 1)}
     arrays["levels"] = np.asarray([step.level for step in found.steps])
     arrays["cuts"] = np.asarray([step.cut(found.threshold) for step in found.steps])
-    arrays["settings"] = np.asarray(json.dumps(settings(found, segmenter)))
+    arrays["settings"] = np.asarray(json.dumps({**model_settings(segmenter), **run_settings(found, query)}))
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
     return file.getvalue()

@@ -147,7 +147,7 @@ def test_soft_masks(archive, founds, segmenter):
         assert arrays["levels"].tolist() == [step.level for step in found.steps]
         assert arrays["cuts"].tolist() == [step.cut(0.4) for step in found.steps]
         told = json.loads(str(arrays["settings"]))
-    assert told == json.loads(json.dumps(bundle.settings(found, segmenter)))
+    assert told == json.loads(json.dumps({**bundle.model_settings(segmenter), **bundle.run_settings(found)}))
 
 
 def test_soft_masks_of_each_support(segmenter, cat, cup):
@@ -404,6 +404,8 @@ def test_queries_of_one_name_are_told_apart_for_coco_and_in_the_settings(quick, 
         assert [i["file_name"] for i in json.loads(files[name])["images"]] == ["01.png", "01-2.png"]
     assert [r["query"] for r in json.loads(files["settings.json"])["results"]] == ["01.png", "01-2.png"]
     assert "% of 01-2.png" in files["README.txt"].decode()
+    arrays = np.load(io.BytesIO(next(content for name, content in files.items() if name == "01-2/cat/soft_masks.npz")))
+    assert json.loads(str(arrays["settings"]))["query"] == "01-2.png"
 
 
 def test_links_and_supports_take_no_query_its_name(quick, segmenter, save, cat):
