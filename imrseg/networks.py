@@ -16,7 +16,7 @@ from imrseg import weights
 from imrseg.encoders import IMAGENET, Encoder, Features, normalise
 from imrseg.errors import InputError, WeightsError, shown
 from imrseg.models.consensus import Consensus
-from imrseg.models.efficientnet import EfficientNetLite
+from imrseg.models.efficientnet import Closer, EfficientNetLite
 from imrseg.models.graphs import GraphedStep, cuda_capture
 from imrseg.models.hsnet import SIDE, STRIDE, IMRHSNet
 from imrseg.models.lite import DETAIL, FINE, HIGH, MIDDLE, lite_refiner
@@ -134,7 +134,7 @@ def load_network(
     }  # fmt: skip
     network = loaders[preset.network](preset, path, device)
     if side is not None and side != network.encoder.side:
-        network = replace(network, encoder=replace(network.encoder, name=f"lite:{side}", side=side), side=side)
+        network = replace(network, encoder=seen_at(side, network.encoder), side=side)
     if precision != torch.float32:
         network.refiner.lower(precision)
     if launch == "compile":
@@ -166,6 +166,15 @@ def load_lite(preset: Preset, path: Path, device: torch.device) -> Network:
 def lite_encoder(device: torch.device, side: int = LITE_SIDE) -> Encoder:
     """EfficientNet-Lite2, which stage 1 and 2 of lite share."""
     return Encoder(f"lite:{side}", EfficientNetLite().to(device), side, device)
+
+
+def seen_at(side: int, encoder: Encoder) -> Encoder:
+    """The ``lite_encoder`` that sees pictures at another side; at a larger one it gives an overview at its own, too."""
+    encode = encoder.encode
+    if side > encoder.side:
+        assert isinstance(encode, EfficientNetLite)
+        encode = Closer(encode, encoder.side)
+    return replace(encoder, name=f"lite:{side}", encode=encode, side=side)
 
 
 def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from imrseg import ClipSettings, InputError, Segmenter, Step
@@ -393,3 +394,23 @@ def test_sides_that_lite_does_not_see(side):
 def test_only_lite_sees_at_another_side(tmp_path):
     with pytest.raises(InputError, match="Only lite sees pictures at another side"):
         load_network(get_preset("imr-hsnet-vgg16"), tmp_path / "x", torch.device("cpu"), side=448)
+
+
+def test_at_a_larger_side_coarse_masks_see_the_usual_one_too(segmenter, cat):
+    closer = Segmenter.from_preset("lite", "cpu", side=448)
+    picture = open_picture(cat)
+    (seen,) = closer.features(closer.network.encoder, [picture])
+    (usual,) = segmenter.features(segmenter.network.encoder, [picture])
+    assert (seen["head"].shape[-1], seen["overview"].shape[-1], usual["head"].shape[-1]) == (14, 10, 10)
+    reading = closer.masker.read("cat", [], False)
+    both, (sure,) = closer.masker.masks([seen], reading)
+    _, (usually,) = segmenter.masker.masks([usual], reading)
+    assert sure == pytest.approx(usually, abs=0.05)  # it is calibrated there
+    assert (both.shape, float(both.max())) == ((1, 1, 14, 14), pytest.approx(1))
+    alone, _ = closer.masker.masks([{"head": seen["head"]}], reading)
+    mean = (
+        alone * F.interpolate(closer.masker.masks([{"head": seen["overview"]}], reading)[0], (14, 14), mode="bilinear")
+    ).sqrt()
+    torch.testing.assert_close(both, mean / mean.max())
+    smaller = Segmenter.from_preset("lite", "cpu", side=256)
+    assert "overview" not in smaller.features(smaller.network.encoder, [picture])[0]

