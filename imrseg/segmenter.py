@@ -91,7 +91,8 @@ class Segmenter:
             launch: "eager"; "graphs": steps as CUDA graphs, on a GPU; "compile": by ``torch.compile``, which
                 needs a C++ compiler and minutes at the first step, and was slower on a processor.
             side: of the square that ``lite`` sees pictures at, in pixels, a multiple of 32 from 128 to 1024; None: the
-                320 that it was trained at. Larger ones find small things better, in time that grows with their area.
+                320 that it was trained at. Larger ones find small things better, in time that grows with their area; coarse
+                masks are then those of both sides.
 
         Raises:
             InputError: unknown preset, device, coarse masker, CLIP, precision, launch or side.
