@@ -413,6 +413,7 @@ def evaluate(args: argparse.Namespace) -> None:
             true_supports=args.true_supports,
             options=Options(**options_of(args)),
             uniform=args.benchmark == "coco",
+            names=evaluation.expected(args.benchmark, entries, args.fold),
             side=args.eval_side,
         )
         if distributed.rank() == 0:
@@ -420,6 +421,10 @@ def evaluate(args: argparse.Namespace) -> None:
                 write_json(args.json, {**result, "benchmark": args.benchmark, "fold": args.fold})
             finally:  # hours of work: on the terminal, if not in the file
                 say(tables.by_class(result))
+                if result["seen"]:
+                    say(f"The checkpoint was trained on masks of these classes: {', '.join(result['seen'])}.")
+                if result["skipped"]:
+                    say(f"Classes with too few pictures are not in the mean: {', '.join(result['skipped'])}.")
                 if result["unreached"]:
                     usable = sum(entry.name not in result["skipped"] for entry in entries)
                     say(f"No episode came to {len(result['unreached'])} classes, which are not in the mean:"

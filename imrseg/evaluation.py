@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from imrseg import distributed, weights
 from imrseg.data import entries as data_sets
-from imrseg.data.benchmarks import classes, held_out
+from imrseg.data.benchmarks import classes, expected, held_out
 from imrseg.data.checks import tell
 from imrseg.data.entries import IGNORE, Entry
 from imrseg.errors import InputError, WeightsError
@@ -23,7 +24,7 @@ from imrseg.metrics import Scores
 from imrseg.run import Options, check_label
 from imrseg.segmenter import Segmenter
 
-__all__ = ["classes", "evaluate", "held_out"]
+__all__ = ["classes", "evaluate", "expected", "held_out"]
 
 REMEMBER = 2 * 2**30  # bytes of features: the pictures come again as supports
 
@@ -40,6 +41,7 @@ def evaluate(
     true_supports: bool = False,
     options: Options | None = None,
     uniform: bool = False,
+    names: Sequence[str] = (),
     side: int | None = None,
 ) -> dict[str, Any]:
     """Score a segmenter on episodes drawn from ``entries``.
@@ -52,12 +54,13 @@ def evaluate(
         true_supports: impose the supports' own masks in place of those that labels alone would give, before each step:
             few-shot segmentation as it usually is, and the most that supports can do for a query.
         uniform: draw each episode's class first, with equal chances (COCO-20i).
+        names: of all classes that should be scored, so that those without a picture are told.
         side: score at side x side pixels, as HSNet does at 400 by default; None: at the query's original size.
 
     Returns:
         ``{"miou": [step 0, step 1, ...], "fb_iou": [...], "per_class": {name: [...]}, "skipped": [...],
         "unreached": [...], "episodes": n, "seconds": s, ...}``, all IoU in 0..1; "skipped" are classes of too few
-        pictures, "unreached" those that no episode came to; with "network" and "config", what the checkpoint says
+        pictures, "unreached" those that no episode came to, "seen" those that the checkpoint was trained on; with "network" and "config", what the checkpoint says
         of itself and its training.
 
     Raises:
@@ -101,12 +104,13 @@ def evaluate(
     whole = Scores(count)
     for each in distributed.gathered(scores):
         whole.merge(each)
+    unreached = {e.name for e in entries} - {entries[query].name for query, _ in drawn} - {*skipped}
     return {
         "miou": whole.miou(),
         "fb_iou": whole.fb_iou(),
         "per_class": whole.per_class(),
-        "skipped": skipped,
-        "unreached": sorted({e.name for e in entries} - {entries[query].name for query, _ in drawn} - {*skipped}),
+        "skipped": sorted({*skipped, *names} - whole.per_class().keys() - unreached),
+        "unreached": sorted(unreached),
         "episodes": len(drawn),
         "shots": shots,
         "true_supports": true_supports,
@@ -116,6 +120,7 @@ def evaluate(
         **describe(segmenter),
         **options.record(),
         **origin(segmenter),
+        "seen": seen_in_training(segmenter, [entries[query] for query, _ in drawn]),
         "seconds": time.perf_counter() - began,
     }
 
@@ -138,6 +143,16 @@ def check_labels(segmenter: Segmenter, entries: list[Entry]) -> None:
 def true_marks(target: np.ndarray) -> np.ndarray:
     """A picture's ``Entry.target``, uint8 (H, W), as ``Run.correct`` takes it: int8 (H, W) of 1, -1, and 0 where ignored."""
     return np.where(target == IGNORE, 0, np.where(target == 1, 1, -1)).astype(np.int8)
+
+
+def seen_in_training(segmenter: Segmenter, entries: list[Entry]) -> list[str]:
+    """The classes of entries whose masks the checkpoint was trained on, as far as its header says."""
+    try:
+        trained = weights.header(segmenter.network.file).get("classes", [])
+    except WeightsError:  # the authors'
+        return []
+    known = {data_sets.spelled_out(str(name)).casefold() for name in trained}
+    return sorted({entry.name for entry in entries if entry.label.casefold() in known})
 
 
 def origin(segmenter: Segmenter) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def load_hsnet(preset: Preset, path: Path, device: torch.device) -> Network:
     else:
         weights.check_authors(path, preset.backbone)
         net = IMRHSNet(preset.backbone, authors_compatible=True)
-        net.load_authors_state_dict(weights.read_state_dict(path))
+        net.load_authors_state_dict(weights.read_authors(path))
     net.fuse().to(device).requires_grad_(False).eval()
 
     def encode(images: Tensor) -> Features:

@@ -224,8 +224,9 @@ class Segmenter:
                 segmenter = segmenter.spared()
 
     def effective(self, options: Options) -> Options:
-        """``options`` as they come true: no consensus where the network has none."""
-        return options if self.network.traits else replace(options, consensus="off")
+        """``options`` as they come true: the preset's own aggregation, no consensus where the network has none."""
+        consensus = options.consensus if self.network.traits else "off"
+        return replace(options, aggregate=options.aggregate or self.preset.aggregate, consensus=consensus)
 
     def spared(self) -> Segmenter:
         """What to go on with where the device's memory is full, after letting go of what was remembered there.

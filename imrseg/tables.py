@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
 def checked(result: Result) -> Result:
     """Raises what ``load_results`` catches where a result lacks what the tables read of it."""
     rows = [result["miou"], *result["per_class"].values()]
-    if not all(isinstance(value, float | int) for row in rows for value in row) or not all(rows):
+    if not all(isinstance(value, float | int) and isfinite(value) for row in rows for value in row) or not all(rows):
         raise ValueError("its IoU are not numbers")
     if not isinstance(result["shots"], int):
         raise ValueError(f"{result['shots']!r} shots")
@@ -120,6 +122,8 @@ def step_of(result: Result, step: int | None) -> int:
 
 def find(results: Sequence[Result], wanted: Mapping[str, Any], step: int | None) -> list[Result]:
     """The results of which all of ``wanted`` is true, and that go as far as the step that counts."""
+    if step == 0:  # of coarse masks there is no consensus yet
+        wanted = {name: value for name, value in wanted.items() if name != "consensus"}
     there = (result for result in results if wanted.items() <= facts(result).items())
     return [result for result in there if step_of(result, step) < len(result["miou"])]
 
@@ -131,6 +135,9 @@ def alike(results: Iterable[Result]) -> dict[str, list[Result]]:
         own = facts(result)["backbone"] != LITE
         said = {
             "trained here": own and "config" in result,
+            "trained on its classes": bool(result.get("seen")),
+            f"the weights of {weights_of(result)}": weights_of(result),
+            f"in {result.get('precision')}": result.get("precision", "float32") != "float32",
             "the authors' preprocessing": (result.get("clip") or {}).get("centre"),
             f"scored at {result.get('side')} pixels": result.get("side"),
             f"seen at {result.get('lite_side')} pixels": result.get("lite_side"),
@@ -138,6 +145,14 @@ def alike(results: Iterable[Result]) -> dict[str, list[Result]]:
         }
         groups.setdefault("; ".join(words for words, true in said.items() if true), []).append(result)
     return groups
+
+
+def weights_of(result: Result) -> str | None:
+    """The data and fold that weights of the authors' are for, as their file is called, where they are not the result's."""
+    names = (re.search(r"-(pascal|coco)-(\d)\.", name) for name in result.get("weights") or {})
+    given = next((found for found in names if found and "config" not in result), None)
+    same = given is None or (given[1], given[2]) == (result["benchmark"], str(result.get("fold")))
+    return None if same or given is None else f"{given[1]}-{given[2]}"
 
 
 def folds_of(results: Sequence[Result], step: int | None) -> tuple[list[float | None], str]:
@@ -161,6 +176,9 @@ def folds_of(results: Sequence[Result], step: int | None) -> tuple[list[float | 
         values.append(means.get(None))
         if None in means:
             notes.append("all folds together")
+    lacking = {name for result in results for key in ("skipped", "unreached") for name in result.get(key) or ()}
+    if lacking:
+        notes.append(f"without {', '.join(sorted(lacking)[:3])}{', ...' if len(lacking) > 3 else ''}")
     most = max((len(values) for values in by_fold.values()), default=0)
     if most > 1:
         notes.append(f"mean of up to {most} runs")

@@ -193,6 +193,7 @@ def _read(path: Path, device: str) -> dict[str, Tensor]:
         why = f"it asks for {asked[1]}" if asked else "it is damaged or of another kind"
         raise WeightsError(
             f"{path} is refused: {why}. Nothing in it was run. Accepted: safetensors, or torch.save of a state dict."
+            + (f" Remove it, then: {missing(path.name)}" if path.name in KNOWN else "")
         ) from error
     return _state_dict(loaded, path)
 
@@ -241,6 +242,19 @@ def check_authors(path: Path, backbone: str) -> None:
         raise WeightsError(f"{path}: {error}") from None
 
 
+def read_authors(path: Path) -> dict[str, Tensor]:
+    """``read_state_dict`` of a file that ``check_authors`` has seen to.
+
+    Raises:
+        WeightsError: as that does; or it holds something else than finite fractions.
+    """
+    tensors = read_state_dict(path)
+    odd = [n for n, t in tensors.items() if not n.endswith("num_batches_tracked") and not _is_finite(t)]
+    if odd:
+        raise WeightsError(f"{path} holds something else than finite fractions in {', '.join(odd[:5])}.")
+    return tensors
+
+
 def convert(source: Path, target: Path) -> None:
     """Write a checkpoint of others as safetensors with our names, which ``load`` and ``fill`` take.
 
@@ -261,7 +275,7 @@ def convert(source: Path, target: Path) -> None:
         backbone = _backbone_of(names)
         check_authors(source, backbone)
         network = {"name": "imr-hsnet", "backbone": backbone, "authors_compatible": True}
-        given = {name.removeprefix("module."): t for name, t in read_state_dict(source).items()}
+        given = {name.removeprefix("module."): t for name, t in read_authors(source).items()}
         tensors = from_authors(given, _bare_hsnet(backbone))
     whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     metadata = {"network": network, "source": source.name, "source_sha256": digest}

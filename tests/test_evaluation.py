@@ -153,3 +153,11 @@ def test_what_a_segmenter_remembers_is_its_owners(segmenter, discs, monkeypatch)
     monkeypatch.setattr(segmenter, "remember", 0)
     evaluate(segmenter, held_out("folder", discs, None, None), episodes=2, steps=0)
     assert segmenter.remember == 0
+
+
+def test_what_is_not_scored_or_was_trained_on_is_told(segmenter, discs):
+    (discs / "orange").rename(discs / "cow")
+    entries = held_out("folder", discs, None, None)
+    result = evaluate(segmenter, entries, episodes=1, steps=0, names=["cow", "bus"])
+    assert (result["seen"], result["skipped"], result["unreached"]) == (["cow"], ["bus"], [])
+    assert result["aggregate"] == "mean"  # lite's own

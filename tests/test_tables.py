@@ -222,3 +222,26 @@ def test_nested_without_end_is_no_result(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match=r"deep\.json is not a result"):
         load_results([tmp_path / "deep.json"])
+
+
+def test_weights_that_saw_the_classes_have_a_line_of_their_own():
+    held_out, seen = {**BASE, "weights": {"imr-hsnet-resnet50-pascal-0.pt": "x"}}, {**BASE, "miou": [0.2, 0.5, 0.9]}
+    seen["weights"] = {"imr-hsnet-resnet50-coco-0.safetensors": "x"}
+    text = report([held_out, seen], ["1"])
+    assert "60.0  mean of fold 0\n" in text
+    assert "90.0  the weights of coco-0; mean of fold 0\n" in text
+    lite = {**BASE, **SMALL, "network": {"neck": "lite"}, "seen": ["cat"], "consensus": "off"}
+    assert "trained on its classes" in report([lite], ["1"])
+
+
+def test_a_coarse_mask_has_no_consensus():
+    zero = {**BASE, "shots": 0, "miou": [0.3], "consensus": "on"}
+    assert "30.0" in report([zero], ["4"])
+    assert "30.0" not in report([{**zero, "miou": [0.2, 0.3]}], ["4"])
+
+
+def test_precisions_and_missing_classes_are_said():
+    low = {**BASE, "precision": "bfloat16", "miou": [0.2, 0.5, 0.1], "skipped": ["bus"], "unreached": ["cow"]}
+    text = report([{**BASE, "precision": "float32"}, low], ["1"])
+    assert "60.0  mean of fold 0\n" in text
+    assert "10.0  in bfloat16; mean of fold 0; without bus, cow\n" in text

@@ -468,6 +468,17 @@ def vgg16(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("value", [torch.full((), torch.nan), torch.zeros((), dtype=torch.int64)])
+def test_an_authors_checkpoint_without_finite_fractions_is_refused(vgg16, tmp_path, value):
+    state = weights.read_state_dict(vgg16)
+    name = next(iter(state))
+    torch.save({**state, name: value.expand(state[name].shape).clone()}, tmp_path / "odd.pt")
+    with pytest.raises(WeightsError, match=f"something else than finite fractions in {name}"):
+        weights.convert(tmp_path / "odd.pt", tmp_path / "odd.safetensors")
+    with pytest.raises(WeightsError, match="finite fractions"):
+        Segmenter.from_preset("imr-hsnet-vgg16", "cpu", tmp_path / "odd.pt", "lite")
+
+
 def test_an_authors_checkpoint_becomes_safetensors(vgg16, tmp_path):
     target = tmp_path / "imr-hsnet-vgg16-coco-0.safetensors"
     weights.check_authors(vgg16, "vgg16")

@@ -14,6 +14,7 @@ Fold lists are HSNet's, or are made where no folder of lists is given:
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ PASCAL = (
 COCO_PARTS = {"trn": "train2014", "val": "val2014"}
 FSS_PARTS = {"trn": range(13), "val": range(13, 19), "test": range(19, 25)}
 FSS_ABOVE = 127  # HSNet's: the object is brighter
+LOSSY = (".jpg", ".jpeg")
+LEFT_BY_WINDOWS = ("Thumbs.db", "desktop.ini")
 PARTS_OF = {"person": "face"}  # a class that is held out takes these of other data sets with it
 
 log = logging.getLogger(__name__)
@@ -135,6 +138,16 @@ def classes(benchmark: str, entries: list[Entry]) -> tuple[str, ...]:
     return tuple(sorted({entry.label for entry in entries}))
 
 
+def expected(benchmark: str, entries: list[Entry], fold: int | None) -> list[str]:
+    """The names of all classes of a fold, or of all folds for None, with and without a picture in the lists."""
+    if benchmark == "pascal":
+        return list(PASCAL if fold is None else PASCAL[5 * fold : 5 * fold + 5])
+    known = [e.annotations.names for e in entries[:1] if isinstance(e, coco.CocoEntry)]
+    if known:
+        return list(known[0] if fold is None else known[0][fold::FOLDS])
+    return sorted({entry.name for entry in entries})
+
+
 def pascal(data: Path, splits: Path | None, part: str, folds: Iterable[int]) -> list[Entry]:
     """PASCAL-5i entries in the order of the fold lists ``splits/part/foldK.txt``; None: of lists made here.
 
@@ -147,7 +160,7 @@ def pascal(data: Path, splits: Path | None, part: str, folds: Iterable[int]) -> 
     """
     root, entries = data / "VOC2012", []
     made = pascal_lists(root, part) if splits is None else {}
-    missing, odd = [], []
+    missing, odd, others = [], [], []
     for fold in folds:
         file = None if splits is None else splits / part / f"fold{fold}.txt"
         if file is not None and not file.is_file():
@@ -158,6 +171,9 @@ def pascal(data: Path, splits: Path | None, part: str, folds: Iterable[int]) -> 
             if not number.isdecimal() or not 1 <= int(number) <= len(PASCAL):
                 odd.append(f"“{line}” of {file}")
                 continue
+            if (int(number) - 1) // 5 != fold:
+                others.append(f"“{line}” of {file}")
+                continue
             entries.append(
                 Entry(
                     root / "JPEGImages" / f"{image}.jpg",
@@ -166,7 +182,8 @@ def pascal(data: Path, splits: Path | None, part: str, folds: Iterable[int]) -> 
                     int(number),
                 )
             )
-    tell({"Fold lists are missing": missing, "Lines are not such as 2008_000008__13": odd})
+    tell({"Fold lists are missing": missing, "Lines are not such as 2008_000008__13": odd,
+          "Lines are of a class of another fold (fold0 has 01 to 05)": others})  # fmt: skip
     return entries
 
 
@@ -240,7 +257,7 @@ def coco20i(data: Path, splits: Path | None, part: str, fold: int) -> list[Entry
     else:
         lists = load_lists(splits / part / f"fold{fold}.pkl")
     entries: list[Entry] = []
-    unknown, elsewhere, numbers = [], [], []
+    unknown, elsewhere, numbers, others = [], [], [], []
     for number, names in sorted(lists.items()):
         for name in names:
             folder, _, file = name.partition("/")
@@ -256,6 +273,9 @@ def coco20i(data: Path, splits: Path | None, part: str, fold: int) -> list[Entry
             if not 0 <= number < len(known.names):
                 numbers.append(str(number))
                 break
+            if part == "val" and number % FOLDS != fold:
+                others.append(str(number))
+                break
             entries.append(
                 coco.CocoEntry(
                     root / name, mask, known.names[number], number, annotations=known, picture=picture
@@ -266,6 +286,7 @@ def coco20i(data: Path, splits: Path | None, part: str, fold: int) -> list[Entry
             f"The annotations lack pictures of fold {fold}'s {part} list": unknown,
             f"Pictures of fold {fold}'s {part} list are not in {' or '.join(COCO_PARTS.values())}": elsewhere,
             f"Classes of fold {fold}'s {part} list are not among the annotations'": numbers,
+            f"Classes of fold {fold}'s {part} list belong to another fold": others,
         }
     )
     return entries
@@ -312,23 +333,25 @@ def folder(root: Path) -> list[Entry]:
     """
     entries = []
     for home in _homes(root):
-        masks = {p.stem: p for p in _files(home / "masks")}
+        masks = {_stem(p): p for p in _files(home / "masks")}
         for image in _files(home / "images"):
-            entries.append(Entry(image, masks.get(image.stem, home / "masks" / f"{image.stem}.png"), home.name))
+            mask = masks.get(_stem(image), home / "masks" / f"{image.stem}.png")
+            above = FSS_ABOVE if mask.suffix.lower() in LOSSY else 0  # around an object JPEG leaves grey specks
+            entries.append(Entry(image, mask, home.name, above=above))
     if not entries:
         raise InputError(f"{root} holds no pictures. Expected {root}/class/images and {root}/class/masks.")
     return entries
 
 
 def folder_problems(root: Path) -> dict[str, list[str]]:
-    """Class folders without any pictures or masks, and masks of which it is not clear which counts, by kind of problem."""
-    twice = "Masks have the same name but for the suffix"
-    problems: dict[str, list[str]] = {"Classes are empty": [], "Classes have no masks": [], twice: []}
+    """Class folders without any pictures or masks, and masks or pictures of one name, by kind of problem."""
+    problems: dict[str, list[str]] = {"Classes are empty": [], "Classes have no masks": []}
     for home in _homes(root):
-        known: dict[str, Path] = {}
-        for mask in _files(home / "masks"):
-            if known.setdefault(mask.stem, mask) != mask:
-                problems[twice].append(str(mask))
+        for part in ("masks", "images"):  # it is not clear which mask counts; two pictures would share one
+            known: dict[str, Path] = {}
+            for file in _files(home / part):
+                if known.setdefault(_stem(file), file) != file:
+                    problems.setdefault(f"Files in {part} have the same name but for the suffix", []).append(str(file))
         if not _files(home / "images"):
             problems["Classes are empty"].append(str(home))
         elif not _files(home / "masks"):
@@ -337,8 +360,13 @@ def folder_problems(root: Path) -> dict[str, list[str]]:
 
 
 def _homes(root: Path) -> list[Path]:
-    return sorted(p for p in root.glob("*") if (p / "images").is_dir() or (p / "masks").is_dir())
+    there = (p for p in root.glob("*") if not p.name.startswith((".", "__")))  # .ipynb_checkpoints, __MACOSX
+    return sorted(p for p in there if (p / "images").is_dir() or (p / "masks").is_dir())
 
 
 def _files(home: Path) -> list[Path]:
-    return sorted(p for p in home.glob("*") if p.is_file() and not p.name.startswith("."))
+    return sorted(p for p in home.glob("*") if p.is_file() and p.name[0] != "." and p.name not in LEFT_BY_WINDOWS)
+
+
+def _stem(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.stem)  # macOS writes é in two parts

@@ -7,6 +7,7 @@ import functools
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Annotations:
         except (KeyError, TypeError):
             whole = False
         if isinstance(outline, dict):
-            fits = tuple(outline.get("size", ())) == size and isinstance(outline.get("counts"), (list, str))
+            fits = tuple(outline.get("size", ())) == size and _is_runs(outline.get("counts"), size)
         else:
             fits = isinstance(outline, list) and bool(outline) and all(_is_polygon(part) for part in outline)
         if not (whole and fits):
@@ -109,7 +110,19 @@ class Annotations:
 
 
 def _is_polygon(part: object) -> bool:
-    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0
+    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))
+
+
+def _is_runs(counts: object, size: tuple[int, int] | None) -> bool:
+    """Whether run lengths make up a picture of that size; compressed ones are taken as they are."""
+    if not isinstance(counts, list):
+        return isinstance(counts, str)
+    whole = all(isinstance(n, int) and n >= 0 for n in counts)
+    return whole and size is not None and sum(counts) == size[0] * size[1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and isfinite(value)
 
 
 @functools.lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imrseg.data.benchmarks import classes, coco20i, folder, fss, gather, held_out, pascal
+from imrseg.data.benchmarks import classes, coco20i, expected, folder, fss, gather, held_out, pascal
 from imrseg.errors import InputError
 
 
@@ -47,6 +47,18 @@ def test_a_line_that_names_no_class_is_refused(voc, line):
     (voc / "splits/val/fold1.txt").write_text(line)
     with pytest.raises(InputError, match="2008_000008__13"):
         pascal(voc, voc / "splits", "val", [1])
+
+
+def test_a_line_of_another_folds_class_is_refused(voc):
+    (voc / "splits/val/fold1.txt").write_text("a__08\na__13\n")
+    with pytest.raises(InputError, match=r"of a class of another fold .* \(1\): “a__13”"):
+        pascal(voc, voc / "splits", "val", [1])
+
+
+def test_all_classes_of_a_fold_are_expected(voc, coco):
+    assert expected("pascal", [], 1) == ["bus", "car", "cat", "chair", "cow"]
+    assert len(expected("pascal", [], None)) == 20
+    assert expected("coco", coco20i(coco, None, "val", 1), 1) == ["one", "five"]
 
 
 def test_colours_are_not_the_numbers_of_classes(voc):
@@ -141,6 +153,9 @@ def test_coco_reads_hsnets_lists(coco):
     (coco / "splits/val/fold1.pkl").write_bytes(pickle.dumps({1: ["val2014/none.jpg"]}))
     with pytest.raises(InputError, match=r"val2014/none\.jpg"):
         held_out("coco", coco, coco / "splits", 1)
+    (coco / "splits/val/fold1.pkl").write_bytes(pickle.dumps({2: files[2]}))
+    with pytest.raises(InputError, match=r"fold 1's val list belong to another fold \(1\): 2"):
+        held_out("coco", coco, coco / "splits", 1)
 
 
 def test_coco_without_annotations_is_refused(tmp_path):
@@ -181,6 +196,22 @@ def test_folder_matches_by_stem_and_takes_nonzero_as_object(tmp_path):
     assert entry.target().tolist() == [[0, 1]]  # 255 is the object here, not "ignore"
     Image.new("L", (2, 1)).save(tmp_path / "mug/masks/1.webp")
     with pytest.raises(InputError, match=r"same name but for the suffix \(1\): .*mug/masks/1\.webp"):
+        held_out("folder", tmp_path, None, None)
+
+
+def test_what_other_systems_leave_in_folders(tmp_path):
+    for home in ("cat", ".ipynb_checkpoints", "__MACOSX"):
+        for part in ("images", "masks"):
+            (tmp_path / home / part).mkdir(parents=True)
+    disc = np.zeros((32, 32), np.uint8)
+    disc[8:24, 8:24] = 255
+    Image.new("RGB", (32, 32)).save(tmp_path / "cat/images/caf\u00e9.png")
+    Image.fromarray(disc).save(tmp_path / "cat/masks/cafe\u0301.jpg", quality=50)
+    (tmp_path / "cat/images/Thumbs.db").write_bytes(b"x")
+    (entry,) = held_out("folder", tmp_path, None, None)
+    assert np.array_equal(entry.target(), disc > 0)  # without what JPEG draws around it
+    Image.new("RGB", (32, 32)).save(tmp_path / "cat/images/cafe\u0301.jpg")
+    with pytest.raises(InputError, match="Files in images have the same name but for the suffix"):
         held_out("folder", tmp_path, None, None)
 
 
