@@ -255,6 +255,8 @@ def test_a_picture_that_is_listed_twice_is_not_its_own_support(voc):
     [
         {"category_id": 7}, {"image_id": 7}, {"area": None}, {"iscrowd": None}, {"segmentation": None},
         {"segmentation": []}, {"segmentation": [[1, 2, 3, 4]]}, {"segmentation": {"counts": [6], "size": [2, 3]}},
+        {"segmentation": [["a"] * 6]}, {"segmentation": [[1, 2, 3, 4, 5, float("nan")]]},
+        *({"segmentation": {"counts": counts, "size": [80, 100]}} for counts in ([5, 5], [-5, 8005], ["a"])),
     ],
     ids=str,
 )  # fmt: skip
