@@ -26,7 +26,7 @@ from imrseg.app.endpoints import Endpoints
 from imrseg.app.examples import Example, list_examples
 from imrseg.app.layout import IS, Page, lay_out
 from imrseg.app.models import MODEL, Models
-from imrseg.app.rendering import draw, problem, progress, status, step_name
+from imrseg.app.rendering import draw, problem, progress, served, status, step_name
 from imrseg.app.sessions import Finding, Scene, Session
 from imrseg.app.views import Updates, Views, stepper
 from imrseg.app.words import told_to_visitor, words_for
@@ -501,8 +501,8 @@ def marks_of(painted: dict[str, Any] | None) -> np.ndarray:
 
 def canvas(look: Look, picture: int) -> dict[str, Any]:
     """A picture of what is looked at, 0 the query, as the editor takes it: an overlay with nothing painted on it."""
-    pixels = draw(look.scene, look.finding, look.shown, picture, "Overlay", look.threshold)
-    return {"background": pixels, "layers": [], "composite": pixels}
+    path = served(draw(look.scene, look.finding, look.shown, picture, "Overlay", look.threshold))
+    return {"background": path, "layers": [], "composite": path}  # Gradio would write an array anew each time
 
 
 def touch(*paths: str | Path) -> None:

@@ -272,7 +272,8 @@ def painted(app, colour, size=(64, 64)):
 def test_what_is_painted_enters_the_loop(app, colour, value, what):
     session = session_of(app, run_all(app))
     background, corrected = app.begin_correction(session, *choices(step=1), what)
-    assert background["background"].dtype == np.uint8
+    h, w = session.scenes[0].pictures[what == "Support"].shape[:2]
+    assert Image.open(background["background"]).size == (w, h)
     updates = list(app.refine(session, *choices(step=1), corrected, painted(app, colour), 3, 0))
     finding = finding_of(session_of(app, updates))
     assert [s.index for s in finding.steps] == [0, 1, 2, 3]
@@ -561,6 +562,12 @@ def test_one_more_step_stays_with_the_support_that_is_looked_at(app):
 def test_painting_begins_where_its_panel_opens_and_is_not_begun_again(app):
     session = session_of(app, run_all(app))
     picture, what = app.open_correction(session, *choices(step=1), "Query", None)
-    assert picture["background"].ndim == 3
+    before = os.stat(picture["background"])
+    again, _ = app.begin_correction(session, *choices(step=1), "Query")
+    assert again == picture  # and a browser that reads it meanwhile gets all of it
+    assert (os.stat(again["background"]).st_ino, os.stat(again["background"]).st_size) == (
+        before.st_ino,
+        before.st_size,
+    )
     assert what == (session.names()[0], "cheetah", 1, 0)
     assert app.open_correction(session, *choices(step=1), "Query", what) == gr.skip()

@@ -275,7 +275,7 @@ def test_a_perfect_network_validates_at_one(sources, cache):
 
 def test_tensorboard_is_asked_for_by_name_where_it_is_missing(sources, cache, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"pip install imrseg\[train\]"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[train\]'"):
         train(*sources, TINY, tmp_path, cache, tensorboard=True)
 
 
