@@ -49,7 +49,7 @@ def test_another_spelling_of_a_held_out_class_is_kept_out_too(pictures, tmp_path
     Image.new("L", (8, 8)).save(root / "SegmentationClassAug/a.png")
     (tmp_path / "trn").mkdir()
     for fold in range(4):
-        (tmp_path / f"trn/fold{fold}.txt").write_text("a__01\n")
+        (tmp_path / f"trn/fold{fold}.txt").write_text(f"a__{5 * fold + 1:02d}\n")
     for name in ("potted_plant", "TV monitor", "Sheep", "plant"):
         shutil.copytree(pictures / "mug", tmp_path / "extra" / name)
     (_, extra), _ = gather("pascal", tmp_path, tmp_path, "3", [f"folder:{tmp_path / 'extra'}"])
